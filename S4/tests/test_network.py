@@ -1,0 +1,201 @@
+"""The network keeps the exercise's rules and is what its layer table says."""
+
+import pytest
+import torch
+from torch import nn
+
+
+@pytest.fixture
+def net(nb):
+    torch.manual_seed(0)
+    return nb.Net(nb.dropout)
+
+
+def leaves(net):
+    return [layer for layer in net.modules() if not list(layer.children())]
+
+
+def test_rules_hold_for_the_notebooks_network_and_epochs(nb, net):
+    measured = dict(nb.check_rules(net, nb.epochs))
+    parameters = int(measured["fewer than 20,000 parameters"].replace(",", ""))
+    assert parameters == sum(weight.numel() for weight in net.parameters()) < 20_000
+    assert int(measured["fewer than 20 epochs"]) == nb.epochs < 20
+
+
+def test_only_the_lessons_layers_are_used(net):
+    allowed = (
+        nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.Dropout, nn.MaxPool2d,
+        nn.AdaptiveAvgPool2d,
+    )  # fmt: skip
+    assert all(isinstance(layer, allowed) for layer in leaves(net))
+    kernels = {m.kernel_size for m in net.modules() if isinstance(m, nn.Conv2d)}
+    assert kernels == {(3, 3), (1, 1)}
+
+
+def test_batchnorm_and_relu_follow_every_convolution_but_the_last(nb, net):
+    kinds = " ".join(row["kind"] for row in nb.layer_table(net))
+    first, *groups, last = kinds.split("Conv2d")
+    assert first == "" and last == " AdaptiveAvgPool2d" and len(groups) == 8
+    for group in groups:
+        assert group.replace(" MaxPool2d", "").startswith(" BatchNorm2d ReLU")
+
+
+def test_nothing_but_gap_and_log_softmax_follows_the_prediction(nb, net):
+    prediction, gap = nb.layer_table(net)[-2:]
+    assert prediction["kind"] == "Conv2d" and gap["kind"] == "AdaptiveAvgPool2d"
+    evidence = []
+    net.prediction.register_forward_hook(lambda *call: evidence.append(call[-1]))
+    output = net.eval()(torch.randn(4, 1, 28, 28))
+    expected = evidence[0].mean(dim=(2, 3)).log_softmax(dim=1)
+    torch.testing.assert_close(output, expected)
+
+
+def test_outputs_are_log_probabilities(net):
+    output = net.eval()(torch.randn(7, 1, 28, 28))
+    assert output.shape == (7, 10)
+    torch.testing.assert_close(output.exp().sum(dim=1), torch.ones(7))
+
+
+def test_a_prediction_does_not_depend_on_its_batch(net):
+    images = torch.randn(16, 1, 28, 28)
+    net.train()(images)  # running statistics other than the initial ones
+    together = net.eval()(images)
+    alone = torch.cat([net(image.unsqueeze(0)) for image in images])
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-4)
+
+
+def test_dropout_acts_in_training_only(nb):
+    net = nb.Net(dropout=0.5)
+    images = torch.randn(8, 1, 28, 28)
+    net.train()
+    assert not torch.equal(net(images), net(images))
+    net.eval()
+    assert torch.equal(net(images), net(images))
+
+
+class WithLinear(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.gap = nn.AdaptiveAvgPool2d(1)
+        self.head = nn.Linear(1, 10)
+
+    def forward(self, images):
+        return self.head(self.gap(images).flatten(1)).log_softmax(dim=1)
+
+
+@pytest.mark.parametrize("too_many", [1, 5_000])
+def test_too_many_parameters_are_named_with_their_excess(nb, net, too_many):
+    have = sum(weight.numel() for weight in net.parameters())
+    net.extra = nn.Parameter(torch.zeros(19_999 + too_many - have))
+    with pytest.raises(RuntimeError, match=f"parameters: {too_many:,} too many"):
+        nb.check_rules(net, nb.epochs)
+
+
+@pytest.mark.parametrize("epochs", [0, 20, 25])
+def test_epochs_out_of_the_rule_are_named(nb, net, epochs):
+    with pytest.raises(RuntimeError, match=f"{epochs} epochs"):
+        nb.check_rules(net, epochs)
+
+
+def test_a_fully_connected_layer_is_named(nb):
+    with pytest.raises(RuntimeError, match="fully connected layers: head"):
+        nb.check_rules(WithLinear(), 19)
+
+
+@pytest.mark.parametrize(
+    "prediction, gap",
+    [
+        (nn.Conv2d(22, 10, 7), nn.AdaptiveAvgPool2d(1)),  # a fully connected layer
+        (nn.Sequential(nn.Conv2d(22, 10, 1), nn.ReLU()), nn.AdaptiveAvgPool2d(1)),
+        (nn.Sequential(nn.Conv2d(22, 10, 1), nn.BatchNorm2d(10)), None),
+        (nn.Conv2d(22, 10, 1), nn.MaxPool2d(7)),
+    ],
+)
+def test_any_other_prediction_breaks_a_rule(nb, net, prediction, gap):
+    net.prediction = prediction
+    net.gap = gap or net.gap
+    with pytest.raises(RuntimeError, match="GAP"):
+        nb.check_rules(net, nb.epochs)
+
+
+def test_gap_before_the_1x1_convolution_is_as_good(nb):
+    net = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Conv2d(4, 10, 1)
+    )
+    assert nb.check_rules(net, 19)
+
+
+# Receptive field and jump worked out by hand: r grows by (kernel - 1) * jump.
+BY_HAND = [
+    ([nn.Conv2d(1, 1, 3)], [(3, 1)]),
+    ([nn.Conv2d(1, 1, 3), nn.Conv2d(1, 1, 3)], [(3, 1), (5, 1)]),
+    ([nn.Conv2d(1, 1, 5, stride=2), nn.Conv2d(1, 1, 3)], [(5, 2), (9, 2)]),
+    (
+        [nn.Conv2d(1, 1, 3), nn.MaxPool2d(2), nn.Conv2d(1, 1, 3)],
+        [(3, 1), (4, 2), (8, 2)],
+    ),
+    ([nn.MaxPool2d(2), nn.MaxPool2d(2), nn.Conv2d(1, 1, 1)], [(2, 2), (4, 4), (4, 4)]),
+    ([nn.MaxPool2d(3, stride=2), nn.Conv2d(1, 1, 3)], [(3, 2), (7, 2)]),
+    ([nn.Conv2d(1, 1, 3, dilation=2), nn.Conv2d(1, 1, 3)], [(5, 1), (7, 1)]),
+    ([nn.MaxPool2d(4), nn.AdaptiveAvgPool2d(1)], [(4, 4), (28, 28)]),
+]
+
+
+@pytest.mark.parametrize("layers, expected", BY_HAND)
+def test_receptive_field_by_hand(nb, layers, expected):
+    table = nb.layer_table(nn.Sequential(*layers))
+    assert [(row["receptive_field"], row["jump"]) for row in table] == expected
+
+
+def test_layer_table_counts_every_parameter_once(nb, net):
+    table = nb.layer_table(net)
+    assert sum(row["parameters"] for row in table) == sum(
+        weight.numel() for weight in net.parameters()
+    )
+    assert [tuple(row["output"]) for row in table][-2:] == [(10, 7, 7), (10, 1, 1)]
+
+
+def test_layer_table_leaves_the_network_as_it_was(nb, net):
+    net.train()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    nb.layer_table(net)
+    assert net.training and not any(layer._forward_hooks for layer in net.modules())
+    for name, value in net.state_dict().items():
+        assert torch.equal(value, before[name])
+
+
+def make_transparent(net):
+    """Positive weights and average pooling, so that every path carries gradient."""
+    for layer in net.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.constant_(layer.weight, 0.1)
+    for block in (net.transition1, net.transition2):
+        block[1] = nn.AvgPool2d(block[1].kernel_size)
+    return net.eval()
+
+
+def columns_seen(maps, position, image):
+    """First and last input column with a gradient from one output pixel."""
+    pixel = maps[0, :, position, position].sum()
+    (gradient,) = torch.autograd.grad(pixel, image, retain_graph=True)
+    seen = gradient[0, 0].abs().sum(dim=0).nonzero()
+    return int(seen.min()), int(seen.max())
+
+
+def test_receptive_field_and_jump_agree_with_the_gradient(nb, net):
+    net = make_transparent(net)
+    size = 128  # wide enough that the border does not cut the field
+    image = torch.rand(1, 1, size, size, requires_grad=True)
+    for row in nb.layer_table(net, size)[:-1]:  # GAP sees everything
+        maps = []
+        # A row ends with its convolution's BatchNorm and ReLU, which look nowhere.
+        layer = net.get_submodule(row["name"])
+        hook = layer.register_forward_hook(
+            lambda *call, maps=maps: maps.append(call[-1])
+        )
+        net(image)
+        hook.remove()
+        centre = maps[0].shape[-1] // 2
+        first, last = columns_seen(maps[0], centre, image)
+        assert last - first + 1 == row["receptive_field"], row
+        assert columns_seen(maps[0], centre + 1, image)[0] - first == row["jump"], row
