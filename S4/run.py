@@ -15,13 +15,14 @@ import json
 import os
 import re
 import sys
-from pathlib import Path
 
 import nbformat
 import papermill
 
-HERE = Path(__file__).resolve().parent
-NOTEBOOK = HERE / "S4_Assignment_Solution.ipynb"
+from notebook_loader import NOTEBOOK
+from reading import check_clean, picture, summary
+
+HERE = NOTEBOOK.parent
 README = HERE.parent / "README.md"
 RUNS = HERE / "runs"
 
@@ -47,16 +48,9 @@ def execute(source, target, folder, parameters=None):
     )
 
 
-def output_of(notebook, tag):
-    """Return the first output of the cell that carries `tag`."""
-    tagged = (c for c in notebook.cells if tag in c.metadata.get("tags", []))
-    return next(tagged).outputs[0]
-
-
-def with_result(markdown, summary):
-    """Return `markdown` with the rows of its result table replaced by `summary`."""
-    fields = (re.split(r"\s{2,}", line, maxsplit=1) for line in summary.splitlines())
-    rows = "".join(f"| {name} | {value} |\n" for name, value in fields)
+def with_result(markdown, result):
+    """Return `markdown` with the rows of its result table taken from a dict."""
+    rows = "".join(f"| {name} | {value} |\n" for name, value in result.items())
     head = re.escape("| | this run |\n|---|---|\n")
     return re.sub(rf"({head})(?:\|.*(?:\n|$))*", rf"\g<1>{rows}", markdown)
 
@@ -64,16 +58,16 @@ def with_result(markdown, summary):
 def commit():
     """Run the notebook in place and renew everything committed of its results."""
     executed = execute(NOTEBOOK, RUNS / "committed.ipynb", HERE)
-    summary = output_of(executed, "summary").text
+    check_clean(executed)
+    result = summary(executed)
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     for cell, done in zip(notebook.cells, executed.cells, strict=True):
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = done.outputs, done.execution_count
-    notebook.cells[0].source = with_result(notebook.cells[0].source, summary)
+    notebook.cells[0].source = with_result(notebook.cells[0].source, result)
     nbformat.write(notebook, NOTEBOOK)
-    README.write_text(with_result(README.read_text("utf-8"), summary), "utf-8")
-    picture = output_of(executed, "curves").data["image/png"]
-    (HERE / "curves.png").write_bytes(base64.b64decode(picture))
+    README.write_text(with_result(README.read_text("utf-8"), result), "utf-8")
+    (HERE / "curves.png").write_bytes(base64.b64decode(picture(executed, "curves")))
 
 
 def as_value(text):

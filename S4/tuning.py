@@ -1,14 +1,16 @@
 """How the parameters were chosen: variants of the recipe on the validation split.
 
-    python S4/tuning.py "max_lr 0.2" --seeds 1 2
+    python S4/tuning.py "max_lr 0.2" --seeds 1 2    train a variant
+    python S4/tuning.py                             print the results as a table
 
-trains on the first 50,000 training images, judges on the other 10,000 after the last
-epoch, and appends one line for each finished run to tuning.jsonl. The test set is not
+A variant is trained on the first 50,000 training images and judged on the other 10,000
+after the last epoch; each finished run is one line of tuning.jsonl. The test set is not
 read. Everything but the variants themselves is loaded from the notebook.
 """
 
 import argparse
 import json
+import statistics
 import time
 from pathlib import Path
 
@@ -35,6 +37,9 @@ PARAMETERS = {
     "weaker augmentation": dict(zip(AUGMENTATION, (5.0, 1.0, 0.05, 3.0), strict=True)),
     "stronger augmentation": dict(
         zip(AUGMENTATION, (12.0, 2.5, 0.12, 8.0), strict=True)
+    ),
+    "strongest augmentation": dict(
+        zip(AUGMENTATION, (15.0, 3.0, 0.15, 12.0), strict=True)
     ),
 }
 
@@ -115,11 +120,34 @@ def train_variant(variant, seed):
     }
 
 
+def table(results=RESULTS):
+    """Return the results as a Markdown table, the most accurate variant first."""
+    runs = {}
+    for line in results.read_text().splitlines():
+        run = json.loads(line)
+        runs.setdefault((run["variant"], run["parameters"]), []).append(run)
+    rows = []
+    for (variant, parameters), group in runs.items():
+        accuracies = [run["last_accuracy"] for run in group]
+        seeds = ", ".join(str(run["seed"]) for run in group)
+        rows.append((statistics.mean(accuracies), variant, parameters, seeds))
+    head = "| Variant | Parameters | Seeds | Validation accuracy |\n|---|---|---|---|\n"
+    return head + "".join(
+        f"| {variant} | {parameters:,} | {seeds} | {accuracy:.2f} % |\n"
+        for accuracy, variant, parameters, seeds in sorted(rows, reverse=True)
+    )
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("variants", nargs="+", choices=[*PARAMETERS, *NETWORKS])
+    parser.add_argument("variants", nargs="*", metavar="VARIANT")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2])
     arguments = parser.parse_args()
+    known = [*PARAMETERS, *NETWORKS]
+    if unknown := set(arguments.variants) - set(known):
+        parser.error(f"unknown: {', '.join(unknown)}; there are: {'; '.join(known)}")
+    if not arguments.variants:
+        print(table(), end="")
     torch.set_num_threads(1)  # so that two of these share two cores fairly
     for variant in arguments.variants:
         for seed in arguments.seeds:

@@ -9,8 +9,9 @@ import nbformat
 import pytest
 import torch
 
+import tuning
 from notebook_loader import NOTEBOOK
-from reading import check_clean, code_cells, log_lines, printed, result_table, summary
+from reading import check_clean, code_cells, log, log_lines, picture, summary
 
 README = NOTEBOOK.parents[1] / "README.md"
 
@@ -50,36 +51,40 @@ def test_it_imports_only_what_colab_has(notebook):
 
 
 def test_the_log_tells_each_epoch_once(nb, notebook):
-    log = log_lines(notebook)
-    assert [line["epoch"] for line in log] == list(range(1, nb.epochs + 1))
+    lines = log_lines(notebook)
+    assert [line["epoch"] for line in lines] == list(range(1, nb.epochs + 1))
     assert nb.epochs < 20
-    assert all(math.isfinite(number) for line in log for number in line.values())
+    assert all(math.isfinite(number) for line in lines for number in line.values())
 
 
 def test_the_run_is_the_exercises_at_the_first_seed(nb, notebook):
     assert (nb.seed, nb.judge_on, nb.train_limit) == (1, "test", None)
-    assert "60,000 images to train on\n10,000 test images" in printed(notebook)
+    assert "60,000 images to train on\n10,000 test images to judge on" in log(notebook)
 
 
 def test_the_last_epochs_meet_the_bar(notebook):
     last_three = [line["test_accuracy"] for line in log_lines(notebook)[-3:]]
     assert min(last_three) >= 99.40
     assert last_three[-1] >= 99.50
-    assert "ALL FIVE RULES ARE MET." in printed(notebook)
+    assert "ALL FIVE RULES ARE MET." in log(notebook)
 
 
 def test_the_summary_agrees_with_the_log_and_the_network(nb, notebook):
-    rows, log = summary(notebook), log_lines(notebook)
+    rows, lines = summary(notebook), log_lines(notebook)
     parameters = sum(weight.numel() for weight in nb.Net(nb.dropout).parameters())
     assert rows["Parameters"] == f"{parameters:,}"
-    assert rows["Epochs"] == str(len(log))
-    assert rows["Last-epoch test accuracy"] == f"{log[-1]['test_accuracy']:.2f} %"
-    assert f"Device: {rows['Device']};" in printed(notebook)
-    minutes, seconds = re.fullmatch(
-        r"(\d+) min (\d+) s", rows["Training time"]
-    ).groups()
-    total = sum(line["seconds"] for line in log)
+    assert rows["Epochs"] == str(len(lines))
+    assert rows["Last-epoch test accuracy"] == f"{lines[-1]['test_accuracy']:.2f} %"
+    assert f"Device: {rows['Device']};" in log(notebook)
+    minutes, seconds = re.findall(r"\d+", rows["Training time"])
+    total = sum(line["seconds"] for line in lines)
     assert 60 * int(minutes) + int(seconds) == pytest.approx(total, abs=2)
+
+
+def result_table(markdown):
+    """The rows of the result table in Markdown text, as a dict."""
+    table = re.search(r"\| this run \|\n\|---\|---\|\n((?:\|.*\n?)+)", markdown)[1]
+    return dict(line.strip("| ").split(" | ") for line in table.splitlines())
 
 
 def test_the_tables_at_the_top_are_the_summary(notebook, readme):
@@ -88,9 +93,8 @@ def test_the_tables_at_the_top_are_the_summary(notebook, readme):
 
 
 def test_the_readmes_picture_is_the_notebooks(notebook):
-    (cell,) = (c for c in notebook.cells if "curves" in c.metadata.get("tags", []))
-    picture = base64.b64decode(cell.outputs[0].data["image/png"])
-    assert NOTEBOOK.with_name("curves.png").read_bytes() == picture
+    png = base64.b64decode(picture(notebook, "curves"))
+    assert NOTEBOOK.with_name("curves.png").read_bytes() == png
 
 
 def test_the_weights_give_the_last_line_of_the_log(nb, notebook, data_dir):
@@ -103,7 +107,7 @@ def test_the_weights_give_the_last_line_of_the_log(nb, notebook, data_dir):
     last = log_lines(notebook)[-1]
     assert f"{accuracy:.2f}" == f"{last['test_accuracy']:.2f}"
     assert loss == pytest.approx(last["test_loss"], abs=1e-4)
-    misread = re.search(r"(\d+) of 10,000 are misread", printed(notebook))[1]
+    misread = re.search(r"(\d+) of 10,000 are misread", log(notebook))[1]
     assert int(misread) == round(100 * (100 - accuracy))
 
 
@@ -122,3 +126,39 @@ def test_the_links_lead_to_headings(notebook):
     headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
     anchors = {heading.replace(" ", "-") for heading in headings}
     assert set(re.findall(r"\]\(#([^)]+)\)", text)) <= anchors
+
+
+def test_the_numbers_in_the_text_are_those_of_the_network(nb, notebook):
+    text = " ".join(c.source for c in notebook.cells if c.cell_type == "markdown")
+    convolutions = [m for m in nb.Net(0).modules() if isinstance(m, torch.nn.Conv2d)]
+    widths = list(dict.fromkeys(conv.out_channels for conv in convolutions[:-1]))
+    last = widths[-1]
+    field = {row["name"]: row["receptive_field"] for row in nb.layer_table(nb.Net(0))}
+    for claim in (
+        f"up to {nb.max_lr}, down to nearly 0",
+        f"{widths[0]}, {widths[1]}, {last}",
+        f"turns the last {last} maps into ten",
+        f"from {last} maps to 10",
+        f"for {last * 10 + 10} parameters",
+        f"would take {9 * last * 10 + 10:,}",
+        f"with {49 * last * 10 + 10:,} parameters",
+        f"{field['prediction']} pixels at the prediction",
+        f"would see only {1 + 2 * (len(convolutions) - 1)} pixels",
+        f"| {nb.dropout} after each block |",
+        f"| Batch size | {nb.batch_size} |",
+        "1e-4, Nesterov 0.9 | `fit`" if nb.weight_decay == 1e-4 else "?",
+        f"a loss of {math.log(10):.3f}",
+    ):
+        assert claim in text, claim
+
+
+def test_the_readmes_tuning_table_is_that_of_the_results(readme):
+    assert tuning.table() in readme
+
+
+def test_ci_runs_the_readmes_test_command(readme):
+    train, test = re.findall(r"```sh\n(.*)\n```", readme)
+    assert test in NOTEBOOK.parents[1].joinpath(".ci", "run").read_text().splitlines()
+    set_up = "python3 -m venv .venv && .venv/bin/pip install -r requirements.txt && "
+    assert train == set_up + ".venv/bin/python S4/run.py"
+    assert test == set_up + ".venv/bin/python -m pytest S4"

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from notebook_loader import NOTEBOOK
-from reading import check_clean, log_lines, printed, summary
+from reading import check_clean, log, log_lines, summary
 from run import execute, with_result
 
 QUICK = {"epochs": 1, "train_limit": 600}
@@ -29,7 +29,7 @@ def test_a_quick_run_is_clean_and_complete(nb, run, tmp_path, data_dir):
     check_clean(notebook)
     (line,) = log_lines(notebook)
     assert line["epoch"] == 1
-    assert "A TRIAL" in printed(notebook)
+    assert "A TRIAL" in log(notebook)
     assert summary(notebook)["Epochs"] == "1"
     net = nb.Net(nb.dropout)
     net.load_state_dict(torch.load(tmp_path / "net.pt", weights_only=True))
@@ -47,8 +47,8 @@ def test_an_interrupted_run_ends_without_an_error(run, tmp_path):
     nbformat.write(notebook, tmp_path / "in.ipynb")
     executed = run(tmp_path / "in.ipynb")
     check_clean(executed)
-    assert "INCOMPLETE: 0 of 1 epochs" in printed(executed)
-    assert "net.pt was not written" in printed(executed)
+    assert "INCOMPLETE: 0 of 1 epochs" in log(executed)
+    assert "net.pt was not written" in log(executed)
     assert not (tmp_path / "net.pt").exists()
 
 
@@ -61,7 +61,7 @@ def test_a_broken_rule_stops_the_run_before_training(run, tmp_path):
 
 def test_result_tables_are_renewed_from_a_summary():
     old = "# T\n\n| | this run |\n|---|---|\n| Epochs | 3 |\n| Device | x |\n\nText."
-    new = with_result(old, "Epochs          19\nDevice   CPU (2 threads)\n")
+    new = with_result(old, {"Epochs": "19", "Device": "CPU (2 threads)"})
     assert new == (
         "# T\n\n| | this run |\n|---|---|\n| Epochs | 19 |\n"
         "| Device | CPU (2 threads) |\n\nText."
