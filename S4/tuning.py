@@ -23,6 +23,15 @@ HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "tuning.jsonl"
 AUGMENTATION = ("max_rotation", "max_shift", "max_scale", "max_shear")
 
+
+def augmentation(*strengths):
+    return dict(zip(AUGMENTATION, strengths, strict=True))
+
+
+WEAKER = augmentation(5.0, 1.0, 0.05, 3.0)
+STRONGER = augmentation(12.0, 2.5, 0.12, 8.0)
+STRONGEST = augmentation(15.0, 3.0, 0.15, 12.0)
+
 # Other values for the parameters cell.
 PARAMETERS = {
     "recipe": {},
@@ -30,17 +39,15 @@ PARAMETERS = {
     "dropout 0.05": {"dropout": 0.05},
     "max_lr 0.05": {"max_lr": 0.05},
     "max_lr 0.2": {"max_lr": 0.2},
+    "max_lr 0.4": {"max_lr": 0.4},
     "batch_size 64": {"batch_size": 64},
     "batch_size 256, max_lr 0.2": {"batch_size": 256, "max_lr": 0.2},
     "weight_decay 0": {"weight_decay": 0.0},
     "weight_decay 5e-4": {"weight_decay": 5e-4},
-    "weaker augmentation": dict(zip(AUGMENTATION, (5.0, 1.0, 0.05, 3.0), strict=True)),
-    "stronger augmentation": dict(
-        zip(AUGMENTATION, (12.0, 2.5, 0.12, 8.0), strict=True)
-    ),
-    "strongest augmentation": dict(
-        zip(AUGMENTATION, (15.0, 3.0, 0.15, 12.0), strict=True)
-    ),
+    "weaker augmentation": WEAKER,
+    "stronger augmentation": STRONGER,
+    "strongest augmentation": STRONGEST,
+    "max_lr 0.2, stronger augmentation": {"max_lr": 0.2, **STRONGER},
 }
 
 

@@ -7,7 +7,9 @@ from reading import check_clean, log_lines
 
 
 def executed(*outputs, count=1):
-    return new_notebook(cells=[new_code_cell(execution_count=count, outputs=outputs)])
+    return new_notebook(
+        cells=[new_code_cell(execution_count=count, outputs=list(outputs))]
+    )
 
 
 def stream(text, name="stdout"):
@@ -24,7 +26,7 @@ def test_a_clean_notebook_passes():
         (executed(count=None), "not run in order"),
         (executed(count=2), "not run in order"),
         (executed(stream("UserWarning", name="stderr")), "a warning"),
-        (executed(new_output("error", ename="E", evalue="")), "an error"),
+        (executed(new_output("error", ename="E", evalue="", traceback=[])), "an error"),
         (executed(stream("1\n"), stream("2\n")), "in pieces"),
         (executed(stream("50%|█████     | 5/10\r1\n")), "progress bar"),
         (executed(stream("50%|█████     | 5/10 [00:01<00:01, 5.1it/s]\n")), "progress"),
