@@ -1,0 +1,53 @@
+"""The benchmark runs, and the README quotes what it measured."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from notebook_loader import NOTEBOOK
+from study import bench
+
+
+@pytest.fixture(scope="module")
+def results(nb, data_dir):
+    """A trial on a few images: everything but the whole training."""
+    return bench.measure(nb, 1, basic_epochs=2, run_all=False, limit=256)
+
+
+def test_every_contender_is_timed_in_every_repeat(results):
+    names = [bench.OURS, *map(bench.usual_name, bench.WORKERS), bench.BASIC]
+    assert list(results["epoch_seconds"]) == names
+    assert all(len(seconds) == 1 for seconds in results["epoch_seconds"].values())
+    assert set(results["parts_seconds"][0]) == set(bench.PARTS)
+    assert json.loads(json.dumps(results)) == results
+
+
+def test_the_basic_example_is_the_one_that_is_described(results):
+    assert results["basic"]["parameters"] == 1_199_882
+    assert results["basic"]["epochs"] == 2
+
+
+def test_the_floor_counts_the_convolutions_work(nb, results):
+    forward = 0
+    for row in nb.layer_table(nb.Net(0)):
+        if row["kind"].startswith("Conv2d"):
+            _, height, width = row["output"]
+            weights = nb.Net(0).get_submodule(row["name"]).weight.numel()
+            forward += 2 * weights * height * width
+    # Backward needs two products for each forward one; the first layer only one.
+    first = 2 * 72 * 28 * 28
+    expected = 60_000 * (3 * forward - first) + 10_000 * forward
+    assert results["floor"]["operations"] == pytest.approx(expected, rel=0.001)
+
+
+def test_ratios_are_taken_within_each_repeat():
+    epochs = {bench.OURS: [1.0, 4.0, 2.0], "other": [2.0, 8.0, 20.0]}
+    assert bench.ratio_to_ours(epochs, "other") == 0.5
+
+
+def test_the_readme_quotes_the_results():
+    results = json.loads(Path(bench.RESULTS).read_text())
+    readme = NOTEBOOK.parents[1].joinpath("README.md").read_text("utf-8")
+    assert bench.epoch_table(results) in readme
+    assert bench.fact_table(results) in readme
