@@ -1,7 +1,5 @@
 """What the tests share: the notebook's definitions, and MNIST on disk."""
 
-from pathlib import Path
-
 import matplotlib
 import pytest
 
@@ -22,13 +20,3 @@ def data_dir(nb):
     folder = NOTEBOOK.with_name("data")
     nb.ensure_mnist(folder)
     return folder
-
-
-@pytest.fixture
-def raw_files(data_dir):
-    """The four real MNIST files by name, as bytes."""
-    return {path.name: path.read_bytes() for path in raw_paths(data_dir)}
-
-
-def raw_paths(data_dir):
-    return sorted(Path(data_dir, "MNIST", "raw").glob("*-ubyte"))
