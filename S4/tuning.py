@@ -88,14 +88,13 @@ NETWORKS = {
 
 def train_variant(variant, seed):
     """Train one variant and return its result as a dict fit for JSON."""
-    notebook = load_definitions()
-    vars(notebook).update(PARAMETERS.get(variant, START))
+    notebook = load_definitions(**PARAMETERS.get(variant, START))
     train_data, validation_data = notebook.split_data(HERE / "data", "validation")
     torch.manual_seed(seed)
     net = notebook.Net(notebook.dropout)
     if variant in NETWORKS:
         NETWORKS[variant](notebook, net)
-    net = net.to(memory_format=torch.channels_last)
+    net = notebook.to_device(net, torch.device("cpu"))
     history = []
     started = time.perf_counter()
     notebook.fit(
@@ -103,8 +102,7 @@ def train_variant(variant, seed):
         notebook.make_loader(*train_data, notebook.batch_size, shuffle=True),
         notebook.make_loader(*validation_data, 1000, shuffle=False),
         history,
-        {name: vars(notebook)[name] for name in ("epochs", "max_lr", "weight_decay")}
-        | {"augmentation": {name: vars(notebook)[name] for name in AUGMENTATION}},
+        notebook.recipe,
         judge_on="validation",
     )
     return {

@@ -46,8 +46,6 @@ PARTS = ("data", "augmentation", "forward and backward", "optimizer", "evaluatio
 # More workers than cores are a contender here, not an oversight.
 warnings.filterwarnings("ignore", "This DataLoader will create")
 
-AUGMENTATION = ("max_rotation", "max_shift", "max_scale", "max_shear")
-
 
 def usual_name(workers):
     return f"our network, fed per picture, {workers} workers"
@@ -67,31 +65,29 @@ def synchronize(device):
         torch.cuda.synchronize()
 
 
-def on_device(nb, net):
-    """Put `net` where, and in the memory format in which, the notebook puts its own."""
-    net = net.to(nb.device)
-    return net.to(memory_format=torch.channels_last) if nb.device.type == "cpu" else net
-
-
 class Ours:
     """The notebook's network, data code and training, as they are."""
 
     def __init__(self, nb, limit=None):
         self.nb = nb
-        self.augmentation = {name: vars(nb)[name] for name in AUGMENTATION}
         train_data, test_data = nb.split_data(DATA, "test", limit)
         train_data = [tensor.to(nb.device) for tensor in train_data]
         test_data = [tensor.to(nb.device) for tensor in test_data]
         self.loader = nb.make_loader(*train_data, nb.batch_size, shuffle=True)
         self.test_loader = nb.make_loader(*test_data, 1000, shuffle=False)
-        self.net = on_device(nb, nb.Net(nb.dropout))
+        self.net = nb.to_device(nb.Net(nb.dropout), nb.device)
         self.optimizer, self.scheduler = nb.make_optimizer(
             self.net, 10_000 * len(self.loader), nb.max_lr, nb.weight_decay
         )
 
     def epoch(self):
         self.nb.train_one_epoch(
-            self.net, self.loader, self.optimizer, self.scheduler, self.augmentation, 1
+            self.net,
+            self.loader,
+            self.optimizer,
+            self.scheduler,
+            self.nb.augmentation,
+            1,
         )
         self.nb.evaluate(self.net, self.test_loader)
 
@@ -110,7 +106,9 @@ class Ours:
         self.net.train()
         for _ in range(len(self.loader)):
             images, labels = timed(PARTS[0], next, batches)
-            images = timed(PARTS[1], self.nb.random_affine, images, **self.augmentation)
+            images = timed(
+                PARTS[1], self.nb.random_affine, images, **self.nb.augmentation
+            )
             timed(PARTS[2], self.learn, images, labels)
             timed(PARTS[3], self.optimizer.step)
         timed(PARTS[4], self.nb.evaluate, self.net, self.test_loader)
@@ -166,7 +164,7 @@ class Usual(PerPicture):
             shear=nb.max_shear,
             interpolation=transforms.InterpolationMode.BILINEAR,
         )
-        net = on_device(nb, nb.Net(nb.dropout))
+        net = nb.to_device(nb.Net(nb.dropout), nb.device)
         super().__init__(nb.device, net, nb.batch_size, [affine], workers, limit)
         self.optimizer, _ = nb.make_optimizer(net, 100, nb.max_lr, nb.weight_decay)
 

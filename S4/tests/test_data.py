@@ -241,15 +241,9 @@ def test_the_loader_yields_every_image_once_in_whole_batches(nb):
     assert torch.cat([labels for _, labels in in_order]).tolist() == list(range(10))
 
 
-@pytest.fixture
-def augmentation(nb):
-    names = ("max_rotation", "max_shift", "max_scale", "max_shear")
-    return {name: getattr(nb, name) for name in names}
-
-
-def test_augmentation_keeps_shape_and_range(nb, data_dir, augmentation):
+def test_augmentation_keeps_shape_and_range(nb, data_dir):
     images = nb.load_images(data_dir, train=False)[0][:200]
-    augmented = nb.random_affine(images, **augmentation)
+    augmented = nb.random_affine(images, **nb.augmentation)
     assert augmented.shape == images.shape and augmented.dtype == images.dtype
     assert augmented.min() >= images.min() - 1e-5
     assert augmented.max() <= images.max() + 1e-5
@@ -257,11 +251,11 @@ def test_augmentation_keeps_shape_and_range(nb, data_dir, augmentation):
     torch.testing.assert_close(corners, torch.full_like(corners, nb.BLACK))
 
 
-def test_augmentation_differs_between_images_and_calls(nb, data_dir, augmentation):
+def test_augmentation_differs_between_images_and_calls(nb, data_dir):
     digit = nb.load_images(data_dir, train=False)[0][:1].expand(20, -1, -1, -1)
-    augmented = nb.random_affine(digit, **augmentation)
+    augmented = nb.random_affine(digit, **nb.augmentation)
     assert len({image.numpy().tobytes() for image in augmented}) == 20
-    assert not torch.equal(augmented, nb.random_affine(digit, **augmentation))
+    assert not torch.equal(augmented, nb.random_affine(digit, **nb.augmentation))
 
 
 def test_augmentation_at_zero_strength_is_the_identity(nb, data_dir):
