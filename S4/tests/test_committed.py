@@ -9,7 +9,6 @@ import nbformat
 import pytest
 import torch
 
-import tuning
 from notebook_loader import NOTEBOOK
 from reading import check_clean, code_cells, log, log_lines, picture, summary
 
@@ -133,27 +132,25 @@ def test_the_numbers_in_the_text_are_those_of_the_network(nb, notebook):
     convolutions = [m for m in nb.Net(0).modules() if isinstance(m, torch.nn.Conv2d)]
     widths = list(dict.fromkeys(conv.out_channels for conv in convolutions[:-1]))
     last = widths[-1]
-    field = {row["name"]: row["receptive_field"] for row in nb.layer_table(nb.Net(0))}
+    rows = {row["name"]: row for row in nb.layer_table(nb.Net(0))}
+    size = rows["prediction"]["output"][-1]
     for claim in (
         f"up to {nb.max_lr}, down to nearly 0",
-        f"{widths[0]}, {widths[1]}, {last}",
+        f"| {', '.join(map(str, widths))} |",
         f"turns the last {last} maps into ten",
         f"from {last} maps to 10",
         f"for {last * 10 + 10} parameters",
         f"would take {9 * last * 10 + 10:,}",
-        f"with {49 * last * 10 + 10:,} parameters",
-        f"{field['prediction']} pixels at the prediction",
+        f"A {size}×{size} kernel to the ten digits",
+        f"with {size**2 * last * 10 + 10:,} parameters",
+        f"{rows['prediction']['receptive_field']} pixels at the prediction",
         f"would see only {1 + 2 * (len(convolutions) - 1)} pixels",
-        f"| {nb.dropout} after each block |",
+        f"| {nb.dropout}, once, before the prediction |",
         f"| Batch size | {nb.batch_size} |",
         "1e-4, Nesterov 0.9 | `fit`" if nb.weight_decay == 1e-4 else "?",
         f"a loss of {math.log(10):.3f}",
     ):
         assert claim in text, claim
-
-
-def test_the_readmes_tuning_table_is_that_of_the_results(readme):
-    assert tuning.table() in readme
 
 
 def test_ci_runs_the_readmes_test_command(readme):

@@ -41,7 +41,9 @@ def test_a_quick_run_is_clean_and_complete(nb, run, tmp_path, data_dir):
 
 def test_an_interrupted_run_ends_without_an_error(run, tmp_path):
     notebook = nbformat.read(NOTEBOOK, as_version=4)
-    (index,) = (i for i, cell in enumerate(notebook.cells) if "\nfit(" in cell.source)
+    (index,) = (
+        i for i, cell in enumerate(notebook.cells) if "\nnet = fit(" in cell.source
+    )
     interrupt = "def train_one_epoch(*arguments):\n    raise KeyboardInterrupt"
     notebook.cells.insert(index, nbformat.v4.new_code_cell(interrupt))
     nbformat.write(notebook, tmp_path / "in.ipynb")

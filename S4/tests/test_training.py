@@ -27,7 +27,7 @@ def train(nb, subset, recipe, seed=0):
     train_loader = nb.make_loader(*subset, 64, shuffle=True)
     test_loader = nb.make_loader(*subset, 256, shuffle=False)
     history = []
-    nb.fit(net, train_loader, test_loader, history, recipe)
+    net = nb.fit(net, train_loader, test_loader, history, recipe)
     return net, history
 
 
@@ -64,6 +64,42 @@ def test_the_same_seed_gives_the_same_numbers(nb, subset, recipe):
     first, second = (numbers(train(nb, subset, recipe)[1]) for _ in range(2))
     assert first == second
     assert numbers(train(nb, subset, recipe, seed=1)[1]) != first
+
+
+def test_the_average_is_the_mean_at_first_and_then_follows(nb):
+    net = torch.nn.BatchNorm1d(1)
+    average = nb.make_average(net, steps_per_epoch=30)  # so it is over 3 updates
+    followed, expected = [], [1.0, 1.5, 2.0, 2.0 + 4.0 / 3]
+    for value in (1.0, 2.0, 3.0, 6.0):
+        net.weight.data.fill_(value)
+        net.running_mean.fill_(-value)
+        average.update_parameters(net)
+        followed.append(average.module.weight.item())
+        assert average.module.running_mean.item() == pytest.approx(-followed[-1])
+    assert followed == pytest.approx(expected)
+
+
+def test_the_average_is_judged_and_returned(nb, subset, recipe, monkeypatch):
+    class Untrained:
+        def __init__(self, net):
+            self.module = nb.Net(dropout=0)
+            self.module.load_state_dict(net.state_dict())
+            self.updates = 0
+
+        def update_parameters(self, net):
+            self.updates += 1
+
+    averages = []
+
+    def make_average(net, steps_per_epoch):
+        averages.append(Untrained(net))
+        return averages[0]
+
+    monkeypatch.setattr(nb, "make_average", make_average)
+    net, history = train(nb, subset, recipe)
+    assert net is averages[0].module
+    assert len({row["test_loss"] for row in history}) == 1  # it never learnt
+    assert averages[0].updates == 3  # the last of 8 steps, in each of 3 epochs
 
 
 def test_evaluation_agrees_with_a_plain_loop(nb, subset, recipe):

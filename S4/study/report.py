@@ -1,0 +1,389 @@
+"""What the runs in results.jsonl show: REPORT.md and its figures, from that file alone.
+
+python S4/study/study.py report
+"""
+
+import csv
+import json
+from collections import defaultdict
+from pathlib import Path
+from statistics import mean, median, stdev
+
+import matplotlib.pyplot as plt
+from scipy import stats
+
+STUDY = Path(__file__).resolve().parent
+PUBLISHED = STUDY / "published.csv"
+SEARCH = STUDY / "search.jsonl"
+TARGET = 99.40
+RECIPE = "recipe"
+
+
+def last_accuracy(run):
+    """Return the accuracy after the last epoch in percent; nan for a failed run."""
+    return run["history"][-1]["test_accuracy"] if not run["failed"] else float("nan")
+
+
+def accuracies(run):
+    return [epoch["test_accuracy"] for epoch in run["history"]]
+
+
+def holds_from(run, target=TARGET):
+    """Return the first epoch from which the run stays at or above `target`, or None."""
+    epoch = None
+    for row in reversed(run["history"]):
+        if row["test_accuracy"] < target:
+            break
+        epoch = row["epoch"]
+    return epoch
+
+
+def select(runs, **wanted):
+    """Return the runs that have all of the wanted values, e.g. split="test"."""
+    return [run for run in runs if all(run[key] == wanted[key] for key in wanted)]
+
+
+def by_variant(runs):
+    """Return {variant: its runs}, in the order of their first appearance."""
+    groups = defaultdict(list)
+    for run in runs:
+        groups[run["variant"]].append(run)
+    return dict(groups)
+
+
+def mean_and_sd(values):
+    """Return the mean and the standard deviation as text, e.g. "99.61 ± 0.02"."""
+    spread = f" ± {stdev(values):.2f}" if len(values) > 1 else ""
+    return f"{mean(values):.2f}{spread}"
+
+
+def difference(values, reference):
+    """Return mean difference and its 95 % confidence interval (Welch), in points.
+
+    The interval is None if one side has a single value.
+    """
+    shift = mean(values) - mean(reference)
+    if min(len(values), len(reference)) < 2:
+        return shift, None
+    if stdev(values) == stdev(reference) == 0:
+        return shift, (shift, shift)
+    test = stats.ttest_ind(values, reference, equal_var=False)
+    interval = test.confidence_interval(0.95)
+    return shift, (interval.low, interval.high)
+
+
+def markdown_table(head, rows):
+    lines = [head, ["---"] * len(head), *rows]
+    cells = [[str(cell).replace("|", "\\|") for cell in line] for line in lines]
+    return "\n".join(f"| {' | '.join(line)} |" for line in cells)
+
+
+def recipe_facts(runs):
+    """Return the figures of the recipe's runs on the test set, as a dict."""
+    last = [last_accuracy(run) for run in runs]
+    held = [holds_from(run) for run in runs]
+    reached = sum(accuracy >= TARGET for accuracy in last)
+    return {
+        "seeds": len(last),
+        "mean": f"{mean(last):.3f} %",
+        "standard deviation": f"{stdev(last):.3f}" if len(last) > 1 else "–",
+        "lowest": f"{min(last):.2f} %",
+        "highest": f"{max(last):.2f} %",
+        "at or above 99.40 %": f"{reached} of {len(last)}",
+        "stay there from epoch": (
+            f"{median(held):.0f} (median), {max(held)} (latest)"
+            if None not in held
+            else f"{held.count(None)} runs never do"
+        ),
+    }
+
+
+def figure(width=8.0, height=4.0):
+    """Return a figure and its axes, on white, so that it can be read on a dark page."""
+    new, axes = plt.subplots(figsize=(width, height), facecolor="white")
+    axes.grid(alpha=0.3)
+    return new, axes
+
+
+def draw_histogram(runs, path):
+    """Draw how many seeds end at which accuracy."""
+    new, axes = figure(height=3.2)
+    last = [last_accuracy(run) for run in runs]
+    low, high = min([TARGET, *last]), max(last)
+    edges = [low - 0.005 + 0.01 * i for i in range(round((high - low) / 0.01) + 2)]
+    axes.hist(last, edges, color="tab:blue", edgecolor="white")
+    axes.axvline(
+        TARGET, color="tab:red", linestyle="--", label="the exercise's 99.40 %"
+    )
+    axes.yaxis.get_major_locator().set_params(integer=True)
+    axes.set(xlabel="test accuracy after the last epoch, %", ylabel="seeds")
+    axes.legend()
+    save(new, path)
+
+
+def draw_epochs(runs, path):
+    """Draw the mean accuracy of each epoch, and between which bounds all seeds lie."""
+    new, axes = figure()
+    columns = list(zip(*(accuracies(run) for run in runs), strict=True))
+    epochs = range(1, len(columns) + 1)
+    low, high = [min(c) for c in columns], [max(c) for c in columns]
+    axes.fill_between(epochs, low, high, alpha=0.25, label="lowest to highest seed")
+    axes.plot(epochs, [mean(c) for c in columns], marker="o", label="mean")
+    axes.axhline(
+        TARGET, color="tab:red", linestyle="--", label="the exercise's 99.40 %"
+    )
+    axes.set(xlabel="epoch", ylabel="test accuracy, %", xticks=epochs)
+    axes.set_ylim(bottom=max(min(low), 97.0))
+    axes.legend(loc="lower right")
+    save(new, path)
+
+
+def draw_parameters(groups, path):
+    """Draw accuracy against parameters: ours with standard deviation, others' points.
+
+    `groups` is a list of (parameters, accuracies over the seeds).
+    """
+    new, axes = figure(height=4.6)
+    groups = sorted(groups)
+    axes.errorbar(
+        [parameters for parameters, _ in groups],
+        [mean(values) for _, values in groups],
+        [stdev(values) if len(values) > 1 else 0 for _, values in groups],
+        marker="o", capsize=3, label="ours, mean ± sd over the seeds",
+    )  # fmt: skip
+    published = list(csv.DictReader(PUBLISHED.open(encoding="utf-8")))
+    axes.scatter(
+        [int(row["parameters"]) for row in published],
+        [float(row["last_accuracy"]) for row in published],
+        marker="x", color="tab:orange", label="published, a single run each",
+    )  # fmt: skip
+    axes.axhline(
+        TARGET, color="tab:red", linestyle="--", label="the exercise's 99.40 %"
+    )
+    ticks = [1500, 2500, 5000, 10000, 20000]
+    axes.set_xscale("log")
+    axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+    axes.set_xticks([], minor=True)
+    axes.set(xlabel="parameters (log scale)", ylabel="last-epoch test accuracy, %")
+    axes.legend(loc="lower right")
+    save(new, path)
+
+
+def save(new, path):
+    new.tight_layout()
+    new.savefig(path, dpi=110)
+    plt.close(new)
+
+
+def recipe_section(runs, figures):
+    """The recipe, all seeds, on the test set."""
+    facts = recipe_facts(runs)
+    draw_histogram(runs, figures / "seeds.png")
+    draw_epochs(runs, figures / "epochs.png")
+    return [
+        "The notebook's recipe, on the 60,000 training images, judged on the test set "
+        "after the last epoch. The seeds were fixed beforehand; none is left out.",
+        markdown_table(["", ""], facts.items()),
+        "![How many seeds end at which accuracy](figures/seeds.png)",
+        "![Accuracy of each epoch over the seeds](figures/epochs.png)",
+    ]
+
+
+def ablation_rows(runs, reference, descriptions):
+    """Return a table row for each variant, the best first; `reference` is the recipe's.
+
+    The differences are in points of accuracy, with a 95 % confidence interval (Welch).
+    """
+    rows = []
+    expected = [last_accuracy(run) for run in reference]
+    for name, group in by_variant(runs).items():
+        finished = [run for run in group if not run["failed"]]
+        values = [last_accuracy(run) for run in finished]
+        parameters = f"{group[0]['parameters']:,}"
+        head = [name, descriptions.get(name, ""), parameters, len(group)]
+        failed = len(group) - len(finished)
+        if not values:
+            rows.append((float("-inf"), [*head, f"{failed} failed", "", ""]))
+            continue
+        shift, interval = difference(values, expected)
+        level = mean_and_sd(values) + (f", {failed} failed" if failed else "")
+        bounds = f"{interval[0]:+.2f} to {interval[1]:+.2f}" if interval else "–"
+        if name == RECIPE:
+            rows.append((mean(values), [*head, level, "", ""]))
+        else:
+            rows.append((mean(values), [*head, level, f"{shift:+.2f}", bounds]))
+    return [row for _, row in sorted(rows, key=lambda row: row[0], reverse=True)]
+
+
+def ablation_section(runs, descriptions):
+    """Every decision left out or replaced, on the validation split."""
+    text = [
+        "Trained on the first 50,000 training images, judged on the other 10,000 after "
+        "the last epoch. An interval that contains 0 means: these seeds cannot tell "
+        "the variant from the recipe."
+    ]
+    for epochs in sorted({run["epochs"] for run in runs}):
+        group = select(runs, epochs=epochs)
+        reference = select(group, variant=RECIPE)
+        if len(by_variant(group)) < 2 or not reference:
+            continue
+        head = ["Variant", "What is changed", "Parameters", "Seeds"]
+        head += ["Accuracy, %", "Difference", "95 % interval"]
+        text += [
+            f"### {epochs} epochs",
+            markdown_table(head, ablation_rows(group, reference, descriptions)),
+        ]
+    return text
+
+
+def epochs_section(runs):
+    """The recipe with shorter and longer schedules, on the validation split."""
+    rows = []
+    for epochs in sorted({run["epochs"] for run in runs}):
+        values = [last_accuracy(run) for run in select(runs, epochs=epochs)]
+        rows.append([epochs, len(values), mean_and_sd(values)])
+    return [
+        "Each with a schedule of its own length, on the validation split.",
+        markdown_table(["Epochs", "Seeds", "Accuracy, %"], rows),
+    ]
+
+
+def early_section(runs):
+    """Rank correlation (Spearman) between early epochs and the last, over all runs."""
+    rows = []
+    for epochs in sorted({run["epochs"] for run in runs}):
+        group = [run for run in select(runs, epochs=epochs) if not run["failed"]]
+        if len(group) < 5:
+            continue
+        last = [last_accuracy(run) for run in group]
+        for epoch in (1, 2, 3, 5):
+            if epoch < epochs:
+                early = [accuracies(run)[epoch - 1] for run in group]
+                correlation = stats.spearmanr(early, last).statistic
+                rows.append([epochs, len(group), epoch, f"{correlation:.2f}"])
+    head = [
+        "Epochs of the run",
+        "Runs",
+        "After epoch",
+        "Rank correlation with the last",
+    ]
+    return [
+        "Over all variants and seeds on the validation split: 1 would mean that the "
+        "order after that epoch is already the final order, 0 that it says nothing.",
+        markdown_table(head, rows),
+    ]
+
+
+def parameters_section(runs, figures):
+    """The same design at several widths, on the test set."""
+    groups, rows = [], []
+    for name, group in by_variant(runs).items():
+        values = [last_accuracy(run) for run in group]
+        parameters = group[0]["parameters"]
+        groups.append((parameters, values))
+        rows.append([parameters, name, len(values), mean_and_sd(values), min(values)])
+    draw_parameters(groups, figures / "parameters.png")
+    table = [
+        [f"{parameters:,}", name, seeds, level, f"{lowest:.2f}"]
+        for parameters, name, seeds, level, lowest in sorted(rows)
+    ]
+    head = ["Parameters", "Variant", "Seeds", "Accuracy, %", "Lowest"]
+    return [
+        "Test set, last epoch. The crosses are other people's published solutions, "
+        "each a single run.",
+        markdown_table(head, table),
+        "![Accuracy against parameters](figures/parameters.png)",
+    ]
+
+
+def starting_section(runs):
+    """The lesson's starting network after its one epoch, beside the recipe's last."""
+    rows = []
+    for name, group in by_variant(runs).items():
+        level = mean_and_sd([last_accuracy(run) for run in group])
+        seconds = mean(run["seconds"] for run in group)
+        parameters, epochs = f"{group[0]['parameters']:,}", group[0]["epochs"]
+        rows.append([name, parameters, epochs, len(group), level, f"{seconds:.0f}"])
+    head = ["Network", "Parameters", "Epochs", "Seeds", "Test accuracy, %"]
+    return [
+        "The network that the lesson starts from, trained as the lesson trains it, on "
+        "the test set. Seconds are those of one run while another ran beside it.",
+        markdown_table([*head, "Seconds, all epochs"], rows),
+    ]
+
+
+def search_section(path=SEARCH):
+    """Everything that was tried before the recipe was settled, the best first."""
+    groups = defaultdict(list)
+    for line in path.read_text("utf-8").splitlines():
+        run = json.loads(line)
+        key = run["round"], run["network"], run["change"] or "–", run["parameters"]
+        groups[key].append(run)
+    rows = []
+    for (round_, network, change, parameters), runs in groups.items():
+        values = [run["averaged"] or run["accuracy"] for run in runs]
+        row = [round_, network, change, f"{parameters:,}", len(runs)]
+        rows.append((mean(values), [*row, mean_and_sd(values)]))
+    rows.sort(key=lambda row: row[0], reverse=True)
+    head = ["Round", "Channels", "Change", "Parameters", "Seeds", "Accuracy, %"]
+    return [
+        "Every run on the validation split that led to the recipe, from "
+        "`search.jsonl`. The first round judged the weights of the last step, with "
+        "every convolution padded and dropout after each block; its changes are those "
+        "to a starting point with peak learning rate 0.1 and milder augmentation. The "
+        "second judged the running average; its changes are those to the recipe.",
+        markdown_table(head, [row for _, row in rows]),
+    ]
+
+
+def in_words(runs, all_runs):
+    """Return where the runs were made, and how many are not used, as sentences."""
+    devices = sorted({f"{run['device']}, torch {run['torch']}" for run in runs})
+    failed = sum(bool(run["failed"]) for run in runs)
+    older = len(all_runs) - len(runs)
+    return (
+        f"{len(runs)} runs of the notebook's present recipe and its variants, {failed} "
+        f"of them failed, made on: {'; '.join(devices)}. {older} runs of earlier "
+        "recipes are kept in `results.jsonl` and not used here."
+    )
+
+
+def write_report(all_runs, recipe, variants, folder=STUDY):
+    """Write REPORT.md and its figures into `folder`.
+
+    `all_runs` are the lines of results.jsonl; only those of `recipe` (the identity of
+    the notebook's present one) are used. `variants` is {name: Variant}.
+    """
+    figures = folder / "figures"
+    figures.mkdir(exist_ok=True)
+    descriptions = {name: variant.description for name, variant in variants.items()}
+    in_group = {name: variant.group for name, variant in variants.items()}
+    ours = select(all_runs, recipe=recipe, train_limit=None)
+    runs = [run for run in ours if run["variant"] in in_group]
+    test, validation = select(runs, split="test"), select(runs, split="validation")
+    full = max((run["epochs"] for run in runs), default=0)
+
+    def of(runs, *groups):
+        return [run for run in runs if in_group[run["variant"]] in groups]
+
+    recipes = select(of(test, RECIPE), epochs=full)
+    sections = {
+        "How sure are we?": (recipe_section, [recipes, figures]),
+        "What each decision is worth": (
+            ablation_section, [of(validation, RECIPE, "ablation"), descriptions],
+        ),
+        "How long to train": (epochs_section, [of(validation, RECIPE)]),
+        "How early can one tell?": (
+            early_section, [of(validation, RECIPE, "ablation")],
+        ),
+        "Accuracy against parameters": (
+            parameters_section, [recipes + of(test, "size"), figures],
+        ),
+        "The starting network": (starting_section, [of(test, "start") + recipes]),
+    }  # fmt: skip
+    text = ["# What was measured", in_words(runs, all_runs)]
+    for title, (section, arguments) in sections.items():
+        text += [f"## {title}"]
+        text += section(*arguments) if arguments[0] else ["Not measured yet."]
+    text += ["## How the recipe was found", *search_section()]
+    (folder / "REPORT.md").write_text("\n\n".join(text) + "\n", "utf-8")
