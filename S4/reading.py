@@ -66,3 +66,10 @@ def check_clean(notebook):
         assert len(streams) <= 1, f"printed in pieces: {cell.source}"
     left = re.search(r"\r|\x1b|it/s", log(notebook))
     assert not left, f"left of a progress bar: {left}"
+
+
+def with_table(markdown, heading, result):
+    """Return `markdown`, the rows of its table under `heading` taken from a dict."""
+    rows = "".join(f"| {name} | {value} |\n" for name, value in result.items())
+    head = re.escape(f"| | {heading} |\n|---|---|\n")
+    return re.sub(rf"({head})(?:\|.*(?:\n|$))*", rf"\g<1>{rows}", markdown)

@@ -13,14 +13,13 @@ import argparse
 import base64
 import json
 import os
-import re
 import sys
 
 import nbformat
 import papermill
 
 from notebook_loader import NOTEBOOK
-from reading import check_clean, picture, summary
+from reading import check_clean, picture, summary, with_table
 
 HERE = NOTEBOOK.parent
 README = HERE.parent / "README.md"
@@ -48,13 +47,6 @@ def execute(source, target, folder, parameters=None):
     )
 
 
-def with_result(markdown, result):
-    """Return `markdown` with the rows of its result table taken from a dict."""
-    rows = "".join(f"| {name} | {value} |\n" for name, value in result.items())
-    head = re.escape("| | this run |\n|---|---|\n")
-    return re.sub(rf"({head})(?:\|.*(?:\n|$))*", rf"\g<1>{rows}", markdown)
-
-
 def commit():
     """Run the notebook in place and renew everything committed of its results."""
     executed = execute(NOTEBOOK, RUNS / "committed.ipynb", HERE)
@@ -64,9 +56,10 @@ def commit():
     for cell, done in zip(notebook.cells, executed.cells, strict=True):
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = done.outputs, done.execution_count
-    notebook.cells[0].source = with_result(notebook.cells[0].source, result)
+    notebook.cells[0].source = with_table(notebook.cells[0].source, "this run", result)
     nbformat.write(notebook, NOTEBOOK)
-    README.write_text(with_result(README.read_text("utf-8"), result), "utf-8")
+    readme = with_table(README.read_text("utf-8"), "this run", result)
+    README.write_text(readme, "utf-8")
     (HERE / "curves.png").write_bytes(base64.b64decode(picture(executed, "curves")))
 
 

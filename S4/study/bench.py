@@ -287,9 +287,9 @@ def measure(nb, repeats=3, basic_epochs=14, run_all=True, limit=None):
         "torch": torch.__version__,
         "torchvision": torchvision.__version__,
         "notebook_parameters": sum(w.numel() for w in nb.Net(0).parameters()),
+        "start_up_seconds": [measure_start_up() for _ in range(repeats)],
         "run_all": measure_run_all() if run_all else None,
         "floor": measure_floor(nb),
-        "start_up_seconds": [measure_start_up() for _ in range(repeats)],
     }
     ours, basic = Ours(nb, limit), Basic(device, limit)
     contenders = {OURS: ours}

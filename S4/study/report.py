@@ -17,6 +17,7 @@ PUBLISHED = STUDY / "published.csv"
 SEARCH = STUDY / "search.jsonl"
 TARGET = 99.40
 RECIPE = "recipe"
+SEEDS_HEADING = "many seeds"  # of the table that notebook and README quote
 
 
 def last_accuracy(run):
@@ -70,6 +71,14 @@ def difference(values, reference):
     test = stats.ttest_ind(values, reference, equal_var=False)
     interval = test.confidence_interval(0.95)
     return shift, (interval.low, interval.high)
+
+
+def recipe_runs(all_runs, recipe):
+    """Return the runs of the recipe itself on the test set, at its full length."""
+    runs = select(
+        all_runs, recipe=recipe, variant=RECIPE, split="test", train_limit=None
+    )
+    return select(runs, epochs=max((run["epochs"] for run in runs), default=0))
 
 
 def markdown_table(head, rows):
@@ -361,12 +370,11 @@ def write_report(all_runs, recipe, variants, folder=STUDY):
     ours = select(all_runs, recipe=recipe, train_limit=None)
     runs = [run for run in ours if run["variant"] in in_group]
     test, validation = select(runs, split="test"), select(runs, split="validation")
-    full = max((run["epochs"] for run in runs), default=0)
 
     def of(runs, *groups):
         return [run for run in runs if in_group[run["variant"]] in groups]
 
-    recipes = select(of(test, RECIPE), epochs=full)
+    recipes = recipe_runs(runs, recipe)
     sections = {
         "How sure are we?": (recipe_section, [recipes, figures]),
         "What each decision is worth": (

@@ -17,6 +17,7 @@ import sys
 from pathlib import Path
 
 import dask
+import nbformat
 import torch
 from dask.distributed import Client, LocalCluster, as_completed
 from tqdm import tqdm
@@ -29,7 +30,9 @@ import report  # noqa: E402
 import variants  # noqa: E402
 
 import notebook_loader  # noqa: E402
+from reading import with_table  # noqa: E402
 
+README = STUDY.parents[1] / "README.md"
 RESULTS = STUDY / "results.jsonl"
 DATA = STUDY.parent / "data"
 # A GPU trains several networks this small at once; how many are best is not measured.
@@ -171,14 +174,31 @@ def run(options):
         return train_all(client, runs, options.data_dir, options.results)
 
 
+def write_report():
+    """Write REPORT.md, and renew the tables that notebook and README quote from it."""
+    recipe = variants.recipe_id(notebook_loader.load_definitions())
+    runs = read_results()
+    report.write_report(runs, recipe, variants.VARIANTS)
+    recipes = report.recipe_runs(runs, recipe)
+    if not recipes:
+        return
+    facts = report.recipe_facts(recipes)
+    notebook = nbformat.read(notebook_loader.NOTEBOOK, as_version=4)
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            cell.source = with_table(cell.source, report.SEEDS_HEADING, facts)
+    nbformat.write(notebook, notebook_loader.NOTEBOOK)
+    readme = with_table(README.read_text("utf-8"), report.SEEDS_HEADING, facts)
+    README.write_text(readme, "utf-8")
+
+
 def main():
     options = parse()
     if options.command == "list":
         for name, variant in variants.VARIANTS.items():
             print(f"{name:<34} {variant.description}")
     elif options.command == "report":
-        recipe = variants.recipe_id(notebook_loader.load_definitions())
-        report.write_report(read_results(), recipe, variants.VARIANTS)
+        write_report()
     elif errors := run(options):
         sys.exit(f"{errors} runs ended in an error; start again to repeat them.")
 

@@ -82,6 +82,10 @@ changed(
     "no augmentation", "images as they are",
     max_rotation=0.0, max_shift=0.0, max_scale=0.0, max_shear=0.0,
 )  # fmt: skip
+changed(
+    "weaker augmentation", "about three quarters of each",
+    max_rotation=9.0, max_shift=2.0, max_scale=0.09, max_shear=4.0,
+)  # fmt: skip
 changed("weight decay five times", "weight_decay 5e-4", weight_decay=5e-4)
 
 # --- Training -----------------------------------------------------------------------
@@ -94,6 +98,19 @@ def constant_learning_rate(nb):
         return optimizer, optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
 
     nb.make_optimizer = make_optimizer
+
+
+@edited("plain images at the end", "no augmentation in the last two epochs")
+def plain_images_at_the_end(nb):
+    train_one_epoch = nb.train_one_epoch
+
+    def without_augmentation(*arguments):
+        *others, augmentation, epoch = arguments
+        if epoch > nb.epochs - 2:
+            augmentation = dict.fromkeys(augmentation, 0.0)
+        return train_one_epoch(*others, augmentation, epoch)
+
+    nb.train_one_epoch = without_augmentation
 
 
 @edited("no normalisation", "pixels from 0 to 1 as they are")
@@ -136,6 +153,11 @@ def set_layers(net, layers):
 def no_batchnorm(nb, net):
     replace(net, nn.BatchNorm2d, lambda layer: nn.Identity())
     replace(net, nn.Conv2d, functools.partial(conv_like, bias=True))
+
+
+@rebuilt("no BatchNorm in the first layer", "a bias in its place")
+def no_first_batchnorm(nb, net):
+    net.block1 = nn.Sequential(conv_like(net.block1[0], bias=True), nn.ReLU())
 
 
 @rebuilt("BatchNorm on the logits", "after the prediction")
@@ -254,6 +276,11 @@ def build(nb, net, *blocks):
 @rebuilt("kernels kept constant", "17 in every layer")
 def constant_kernels(nb, net):
     build(nb, net, [17, 17], [17, 17, 17], [17, 17, 17])
+
+
+@rebuilt("wider first block", "8, 12 | 16, 16, 16 | 22, 22, 22")
+def wider_first_block(nb, net):
+    build(nb, net, [8, 12], [16, 16, 16], [22, 22, 22])
 
 
 @rebuilt("fewer layers", "8, 12 | 16, 20 | 30, 30")

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from notebook_loader import NOTEBOOK
-from reading import check_clean, log, log_lines, summary
-from run import execute, with_result
+from reading import check_clean, log, log_lines, summary, with_table
+from run import execute
 
 QUICK = {"epochs": 1, "train_limit": 600}
 
@@ -63,7 +63,7 @@ def test_a_broken_rule_stops_the_run_before_training(run, tmp_path):
 
 def test_result_tables_are_renewed_from_a_summary():
     old = "# T\n\n| | this run |\n|---|---|\n| Epochs | 3 |\n| Device | x |\n\nText."
-    new = with_result(old, {"Epochs": "19", "Device": "CPU (2 threads)"})
+    new = with_table(old, "this run", {"Epochs": "19", "Device": "CPU (2 threads)"})
     assert new == (
         "# T\n\n| | this run |\n|---|---|\n| Epochs | 19 |\n"
         "| Device | CPU (2 threads) |\n\nText."
