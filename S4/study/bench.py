@@ -81,7 +81,7 @@ class Ours:
         train_data = [tensor.to(nb.device) for tensor in train_data]
         test_data = [tensor.to(nb.device) for tensor in test_data]
         self.loader = nb.make_loader(*train_data, nb.batch_size, shuffle=True)
-        self.test_loader = nb.make_loader(*test_data, 1000, shuffle=False)
+        self.test_loader = nb.make_loader(*test_data, 500, shuffle=False)
         self.net = nb.to_device(nb.Net(nb.dropout), nb.device)
         self.optimizer, self.scheduler = nb.make_optimizer(
             self.net, 10_000 * len(self.loader), nb.max_lr, nb.weight_decay

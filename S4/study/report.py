@@ -321,8 +321,11 @@ def starting_section(runs):
     ]
 
 
-def search_section(path=SEARCH):
-    """Everything that was tried before the recipe was settled, the best first."""
+def search_section(older, path=SEARCH):
+    """Everything that was tried before the recipe was settled, the best first.
+
+    `older` are the runs of earlier recipes.
+    """
     groups = defaultdict(list)
     for line in path.read_text("utf-8").splitlines():
         run = json.loads(line)
@@ -342,18 +345,37 @@ def search_section(path=SEARCH):
         "to a starting point with peak learning rate 0.1 and milder augmentation. The "
         "second judged the running average; its changes are those to the recipe.",
         markdown_table(head, [row for _, row in rows]),
+        *older_section(older),
     ]
 
 
-def in_words(runs, all_runs):
+def older_section(runs):
+    """The runs of earlier recipes, which `results.jsonl` keeps."""
+    rows = []
+    groups = defaultdict(list)
+    for run in runs:
+        keys = "recipe", "variant", "split", "epochs", "parameters"
+        groups[tuple(run[key] for key in keys)].append(last_accuracy(run))
+    for (recipe, variant, split, epochs, parameters), values in groups.items():
+        row = [recipe, variant, split, epochs, f"{parameters:,}", len(values)]
+        rows.append([*row, mean_and_sd(values)])
+    head = ["Recipe", "Variant", "Split", "Epochs", "Parameters", "Seeds"]
+    return [
+        "Runs of other recipes that were tried, from `results.jsonl`: bbbd66b1 had the "
+        "average before the 1×1 convolution, and dropout between them.",
+        markdown_table([*head, "Accuracy, %"], rows),
+    ]
+
+
+def in_words(runs, all_runs, recipe):
     """Return where the runs were made, and how many are not used, as sentences."""
     devices = sorted({f"{run['device']}, torch {run['torch']}" for run in runs})
     failed = sum(bool(run["failed"]) for run in runs)
-    older = len(all_runs) - len(runs)
+    older = sum(run["recipe"] != recipe for run in all_runs)
     return (
         f"{len(runs)} runs of the notebook's present recipe and its variants, {failed} "
-        f"of them failed, made on: {'; '.join(devices)}. {older} runs of earlier "
-        "recipes are kept in `results.jsonl` and not used here."
+        f"of them failed, made on: {'; '.join(devices) or 'no machine yet'}. {older} "
+        "runs of other recipes are listed at the end."
     )
 
 
@@ -389,9 +411,10 @@ def write_report(all_runs, recipe, variants, folder=STUDY):
         ),
         "The starting network": (starting_section, [of(test, "start") + recipes]),
     }  # fmt: skip
-    text = ["# What was measured", in_words(runs, all_runs)]
+    text = ["# What was measured", in_words(runs, all_runs, recipe)]
     for title, (section, arguments) in sections.items():
         text += [f"## {title}"]
         text += section(*arguments) if arguments[0] else ["Not measured yet."]
-    text += ["## How the recipe was found", *search_section()]
+    older = [run for run in all_runs if run["recipe"] != recipe]
+    text += ["## How the recipe was found", *search_section(older)]
     (folder / "REPORT.md").write_text("\n\n".join(text) + "\n", "utf-8")

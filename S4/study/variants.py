@@ -165,7 +165,7 @@ def batchnorm_on_logits(nb, net):
     net.prediction = nn.Sequential(net.prediction, nn.BatchNorm2d(10))
 
 
-@rebuilt("ReLU on the logits", "after GAP, the starting network's fault")
+@rebuilt("ReLU on the logits", "the starting network's fault")
 def relu_on_logits(nb, net):
     net.gap = nn.Sequential(net.gap, nn.ReLU())
 
@@ -239,6 +239,7 @@ def map_size(net):
 @rebuilt("large kernel for GAP", "a convolution as wide as the maps")
 def large_kernel(nb, net):
     net.prediction = conv_like(net.prediction, kernel_size=map_size(net))
+    net.gap = nn.Identity()
 
 
 @rebuilt("fully connected head", "all features of the last maps to 10")
@@ -258,15 +259,15 @@ def short_receptive_field(nb, net):
 def build(nb, net, *blocks):
     """Give `net` other convolutions: each of `blocks` is a list of output channels.
 
-    As in the recipe, the first two are not padded, MaxPool stands in the last layer of
-    every block but the last, and dropout at the end.
+    As in the recipe, the first block is not padded, MaxPool stands in the last layer
+    of every block but the last, and dropout at the end.
     """
     layers, in_channels = [], 1
     for block in blocks:
         for number, out_channels in enumerate(block, 1):
             is_transition = number == len(block) and block is not blocks[-1]
             pooling = [nn.MaxPool2d(2)] if is_transition else []
-            padding = 0 if len(layers) < 7 and block is blocks[0] else 1
+            padding = 0 if block is blocks[0] else 1
             layers += nb.conv3x3(in_channels, out_channels, *pooling, padding=padding)
             in_channels = out_channels
     set_layers(net, [*layers, nn.Dropout(nb.dropout)])

@@ -8,9 +8,11 @@ import sys
 import time
 from pathlib import Path
 
+import nbformat
 import pytest
 import report
 import variants
+from scipy import stats
 
 import study
 from notebook_loader import NOTEBOOK
@@ -186,11 +188,12 @@ def test_holding_means_from_then_on():
 
 
 def test_the_difference_is_welchs():
-    """Worked out by hand: equal sizes and spreads, so 4 degrees of freedom."""
-    shift, (low, high) = report.difference([2.0, 3.0, 4.0], [1.0, 2.0, 3.0])
-    half = 2.776 * (1 / 3 + 1 / 3) ** 0.5
-    assert shift == 1 and low == pytest.approx(1 - half, abs=1e-3)
-    assert high == pytest.approx(1 + half, abs=1e-3)
+    """By Welch's formulas: variances 1 and 9, three values each."""
+    shift, (low, high) = report.difference([2.0, 3.0, 4.0], [0.0, 3.0, 6.0])
+    error = (1 / 3 + 9 / 3) ** 0.5
+    freedom = (1 / 3 + 9 / 3) ** 2 / ((1 / 3) ** 2 / 2 + (9 / 3) ** 2 / 2)
+    half = stats.t.ppf(0.975, freedom) * error
+    assert shift == 0 and high == pytest.approx(half) and low == pytest.approx(-half)
 
 
 def test_the_report_hides_no_failed_run(tmp_path):
@@ -207,7 +210,7 @@ def test_the_report_hides_no_failed_run(tmp_path):
         "| no dropout | dropout 0 | 100 | 3 | 99.41 ± 0.01, 1 failed | -0.11 |" in text
     )
     assert "| at or above 99.40 % | 2 of 2 |" in text
-    assert "1 runs of earlier recipes" in text
+    assert "1 runs of other recipes" in text
     for picture in ("seeds", "epochs"):
         assert (tmp_path / "figures" / f"{picture}.png").stat().st_size > 5000
 
@@ -217,6 +220,16 @@ def test_the_report_of_nothing_says_so(tmp_path):
     assert (
         Path(tmp_path, "REPORT.md").read_text("utf-8").count("Not measured yet.") == 6
     )
+
+
+def test_notebook_and_readme_quote_the_seeds(nb):
+    runs = report.recipe_runs(study.read_results(), variants.recipe_id(nb))
+    facts = report.recipe_facts(runs)
+    rows = "".join(f"| {name} | {value} |\n" for name, value in facts.items())
+    table = f"| | {report.SEEDS_HEADING} |\n|---|---|\n{rows}"
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    assert any(table in f"{cell.source}\n" for cell in notebook.cells)
+    assert table in NOTEBOOK.parents[1].joinpath("README.md").read_text("utf-8")
 
 
 def test_the_committed_report_is_that_of_the_results(nb, tmp_path):
