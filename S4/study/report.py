@@ -100,7 +100,7 @@ def recipe_facts(runs):
         "highest": f"{max(last):.2f} %",
         "at or above 99.40 %": f"{reached} of {len(last)}",
         "stay there from epoch": (
-            f"{median(held):.0f} (median), {max(held)} (latest)"
+            f"{median(held):.0f} (median), {max(held):.0f} (latest)"
             if None not in held
             else f"{held.count(None)} runs never do"
         ),

@@ -6,8 +6,9 @@
     python S4/study/study.py report                writes REPORT.md and its figures
 
 Runs go to a Dask cluster: one on this machine, or with `--scheduler tcp://HOST:PORT` an
-existing one. Each finished run is one line of results.jsonl. Started again, the command
-trains only what is missing there.
+existing one, whose workers are best started with --no-nanny: a nanny sets
+MALLOC_TRIM_THRESHOLD_, which doubles the time of a training. Each finished run is one
+line of results.jsonl. Started again, the command trains only what is missing there.
 """
 
 import argparse
