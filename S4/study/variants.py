@@ -40,26 +40,26 @@ class Variant:
 VARIANTS = {"recipe": Variant("as it stands in the notebook", group="recipe")}
 
 
-def changed(name, description, group="ablation", **parameters):
+def changed(name, description, **parameters):
     """Add a variant that only changes values of the parameters cell."""
-    VARIANTS[name] = Variant(description, parameters, group=group)
+    VARIANTS[name] = Variant(description, parameters)
 
 
-def edited(name, description, **parameters):
+def edited(name, description):
     """Decorate an `edit(nb)` to make it a variant."""
 
     def add(edit):
-        VARIANTS[name] = Variant(description, parameters, edit=edit)
+        VARIANTS[name] = Variant(description, edit=edit)
         return edit
 
     return add
 
 
-def rebuilt(name, description, group="ablation", **parameters):
+def rebuilt(name, description, group="ablation"):
     """Decorate a `rebuild(nb, net)` to make it a variant."""
 
     def add(rebuild):
-        VARIANTS[name] = Variant(description, parameters, rebuild=rebuild, group=group)
+        VARIANTS[name] = Variant(description, rebuild=rebuild, group=group)
         return rebuild
 
     return add
