@@ -188,10 +188,12 @@ def write_report():
     if not recipes:
         return
     facts = report.recipe_facts(recipes)
+    ablations = report.ablation_runs(runs, recipe)
     notebook = nbformat.read(notebook_loader.NOTEBOOK, as_version=4)
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
-            cell.source = with_table(cell.source, report.SEEDS_HEADING, facts)
+            quoted = with_table(cell.source, report.SEEDS_HEADING, facts)
+            cell.source = report.with_measurements(quoted, ablations)
     nbformat.write(notebook, notebook_loader.NOTEBOOK)
     readme = with_table(README.read_text("utf-8"), report.SEEDS_HEADING, facts)
     README.write_text(readme, "utf-8")

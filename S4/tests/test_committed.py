@@ -116,8 +116,9 @@ def test_the_lessons_every_point_has_a_row(notebook):
     )
     assert [int(number) for number, _ in table[:20]] == list(range(1, 21))
     for number, row in table:
-        point, choice, where, why = row.split(" | ")
-        assert point and choice and where and len(why.split()) >= 15, number
+        point, choice, where, measured, why = row.split(" | ")
+        assert point and choice and where and measured, number
+        assert len(why.split()) >= 15, number
 
 
 def test_the_links_lead_to_headings(notebook):

@@ -11,6 +11,7 @@ from pathlib import Path
 import nbformat
 import pytest
 import report
+import torch
 import variants
 from scipy import stats
 
@@ -77,8 +78,6 @@ def train(variant, data_dir, seed=1):
 
 def test_a_run_is_the_notebooks_own(nb, data_dir):
     """The same seed gives what the notebook's cells give."""
-    import torch
-
     run = train("recipe", data_dir)
     train_data, judged = nb.split_data(data_dir, "validation", 256)
     torch.manual_seed(1)
@@ -107,8 +106,6 @@ def test_a_loss_that_is_not_finite_is_recorded(data_dir, monkeypatch):
 
 @pytest.mark.parametrize("name", variants.VARIANTS)
 def test_every_variant_is_a_network_for_ten_digits(name):
-    import torch
-
     variant = variants.VARIANTS[name]
     nb = variants.load_definitions(**variant.parameters)
     if variant.edit:
@@ -200,6 +197,7 @@ def test_the_report_hides_no_failed_run(tmp_path):
     runs = [fake_run("recipe", s, [98 - s, 99.3, 99.5 + s / 100]) for s in (1, 2, 3)]
     runs += [fake_run("no dropout", s, [98, 99.2, 99.39 + s / 100]) for s in (1, 2)]
     runs += [fake_run("no dropout", 3, [], failed="The loss became nan")]
+    runs += [fake_run("no BatchNorm", s, [], failed="nan") for s in (1, 2)]
     runs += [
         fake_run("recipe", s, [98, 99.3, 99.5 + s / 10], split="test") for s in (1, 2)
     ]
@@ -209,6 +207,7 @@ def test_the_report_hides_no_failed_run(tmp_path):
     assert (
         "| no dropout | dropout 0 | 100 | 3 | 99.41 ± 0.01, 1 failed | -0.11 |" in text
     )
+    assert "| no BatchNorm | biases in its place | 100 | 2 | 2 failed |" in text
     assert "| at or above 99.40 % | 2 of 2 |" in text
     assert "1 runs of other recipes" in text
     for picture in ("seeds", "epochs"):
@@ -218,7 +217,7 @@ def test_the_report_hides_no_failed_run(tmp_path):
 def test_the_report_of_nothing_says_so(tmp_path):
     report.write_report([], "abc", variants.VARIANTS, tmp_path)
     assert (
-        Path(tmp_path, "REPORT.md").read_text("utf-8").count("Not measured yet.") == 6
+        Path(tmp_path, "REPORT.md").read_text("utf-8").count("Not measured yet.") == 7
     )
 
 
@@ -230,6 +229,52 @@ def test_notebook_and_readme_quote_the_seeds(nb):
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     assert any(table in f"{cell.source}\n" for cell in notebook.cells)
     assert table in NOTEBOOK.parents[1].joinpath("README.md").read_text("utf-8")
+
+
+TABLE = """| | Consideration | What we chose | Where | Measured | Why |
+| 9 | BatchNorm | all | `conv3x3` | – | Why. |
+| 14 | Dropout | 0.02 | `block3` | stale | Why. |
+| 20 | Batch size | 128 | `make_loader` | – | Why. |"""
+
+
+def test_a_measurement_is_bold_if_it_is_more_than_noise():
+    runs = [fake_run("recipe", s, [98, 99, 99.5 + s / 100]) for s in (1, 2, 3)]
+    runs += [fake_run("no dropout", s, [98, 99, 99.5 + s / 50]) for s in (1, 2, 3)]
+    runs += [fake_run("dropout 0.1", s, [98, 99, 99 + s / 100]) for s in (1, 2, 3)]
+    runs += [fake_run("no BatchNorm", 1, [], failed="nan")]
+    runs += [fake_run("no BatchNorm", 2, [98, 99, 99])]
+    filled = report.with_measurements(TABLE, runs).splitlines()
+    assert filled[1] == TABLE.splitlines()[1].replace(
+        "–", "no BatchNorm: 1 of 2 failed"
+    )
+    measured = "no dropout +0.02; dropout 0.1 **-0.50**"
+    assert filled[2] == TABLE.splitlines()[2].replace("stale", measured)
+    assert [filled[0], filled[3]] == [TABLE.splitlines()[0], TABLE.splitlines()[3]]
+
+
+def considerations():
+    """The rows of the notebook's table of considerations, as lists of cells."""
+    text = nbformat.read(NOTEBOOK, as_version=4).cells[-1].source
+    return [
+        row
+        for row in (line.split(" | ") for line in text.splitlines())
+        if len(row) == 6 and row[0][2:].isdigit()
+    ]
+
+
+def test_every_measured_consideration_is_in_the_notebooks_table():
+    names = {row[1] for row in considerations()}
+    assert names >= {*report.CONSIDERATIONS, report.EARLY}
+    measured = {name for names in report.CONSIDERATIONS.values() for name in names}
+    assert measured <= variants.VARIANTS.keys()
+
+
+def test_the_notebook_quotes_the_measurements(nb):
+    runs = report.ablation_runs(study.read_results(), variants.recipe_id(nb))
+    rows = considerations()
+    emptied = "\n".join(" | ".join([*row[:4], "–", row[5]]) for row in rows)
+    committed = "\n".join(map(" | ".join, rows))
+    assert report.with_measurements(emptied, runs) == committed
 
 
 def test_the_committed_report_is_that_of_the_results(nb, tmp_path):
