@@ -284,22 +284,23 @@ def with_measurements(markdown, runs):
     lines = markdown.split("\n")
     for number, line in enumerate(lines):
         cells = line.split(" | ")
-        variants = CONSIDERATIONS.get(cells[1]) if len(cells) == 6 else None
-        measured = []
-        if variants and RECIPE in groups:
-            measured = [
-                in_short(name, groups.get(name, []), groups[RECIPE])
-                for name in variants
+        # "| **1. How many layers:** nine convolutions" names the consideration.
+        name = line.partition(". ")[2].partition(":**")[0]
+        if name in CONSIDERATIONS and RECIPE in groups:
+            parts = [
+                in_short(variant, groups.get(variant, []), groups[RECIPE])
+                for variant in CONSIDERATIONS[name]
             ]
-        elif cells[1:2] == [EARLY] and len(groups) > 1:
-            measured = [
-                f"rank correlation of epoch {epoch} with the last: "
-                f"{early_correlation(runs, epoch):.2f}"
-                for epoch in (1, 3)
-            ]
-        if any(measured):
-            cells[4] = "; ".join(filter(None, measured))
-            lines[number] = " | ".join(cells)
+            cells[1] = "; ".join(filter(None, parts)) or cells[1]
+        elif name == EARLY and len(groups) > 1:
+            correlations = [f"{early_correlation(runs, epoch):.2f}" for epoch in (1, 3)]
+            cells[1] = (
+                "rank correlation with the last epoch: {} after epoch 1, {} after 3"
+            )
+            cells[1] = cells[1].format(*correlations)
+        else:
+            continue
+        lines[number] = " | ".join(cells)
     return "\n".join(lines)
 
 

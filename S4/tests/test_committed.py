@@ -111,14 +111,13 @@ def test_the_weights_give_the_last_line_of_the_log(nb, notebook, data_dir):
 
 
 def test_the_lessons_every_point_has_a_row(notebook):
-    table = re.findall(
-        r"^\| (\d+) \| (.+) \|$", notebook.cells[-1].source, re.MULTILINE
-    )
+    text = "\n".join(c.source for c in notebook.cells if c.cell_type == "markdown")
+    table = re.findall(r"^\| \*\*(\d+)\. (.+) \|$", text, re.MULTILINE)
     assert [int(number) for number, _ in table[:20]] == list(range(1, 21))
     for number, row in table:
-        point, choice, where, measured, why = row.split(" | ")
-        assert point and choice and where and measured, number
-        assert len(why.split()) >= 15, number
+        choice, measured, why = row.split(" | ")
+        assert re.fullmatch(r".+:\*\* .+; .*(\[|`).+", choice), number
+        assert measured and len(why.split()) >= 15, number
 
 
 def test_the_links_lead_to_headings(notebook):
@@ -137,7 +136,7 @@ def test_the_numbers_in_the_text_are_those_of_the_network(nb, notebook):
     size = rows["prediction"]["output"][-1]
     for claim in (
         f"up to {nb.max_lr}, down to nearly 0",
-        f"| {', '.join(map(str, widths))} |",
+        f"** {', '.join(map(str, widths))};",
         f"turns the last {last} maps into ten",
         f"from {last} maps to 10",
         f"for {last * 10 + 10} parameters",
@@ -146,9 +145,9 @@ def test_the_numbers_in_the_text_are_those_of_the_network(nb, notebook):
         f"with {size**2 * last * 10 + 10:,} parameters",
         f"{rows['prediction']['receptive_field']} pixels at the prediction",
         f"would see only {1 + 2 * (len(convolutions) - 1)} pixels",
-        f"| {nb.dropout}, once, before the prediction |",
-        f"| Batch size | {nb.batch_size} |",
-        "1e-4, Nesterov 0.9 | `fit`" if nb.weight_decay == 1e-4 else "?",
+        f"** {nb.dropout}, once, before the prediction;",
+        f"Batch size:** {nb.batch_size};",
+        "1e-4, Nesterov 0.9; `fit`" if nb.weight_decay == 1e-4 else "?",
         f"a loss of {math.log(10):.3f}",
     ):
         assert claim in text, claim

@@ -231,10 +231,10 @@ def test_notebook_and_readme_quote_the_seeds(nb):
     assert table in NOTEBOOK.parents[1].joinpath("README.md").read_text("utf-8")
 
 
-TABLE = """| | Consideration | What we chose | Where | Measured | Why |
-| 9 | BatchNorm | all | `conv3x3` | – | Why. |
-| 14 | Dropout | 0.02 | `block3` | stale | Why. |
-| 20 | Batch size | 128 | `make_loader` | – | Why. |"""
+TABLE = """| Consideration | Measured | Why |
+| **9. BatchNorm:** all; `conv3x3` | – | Why. |
+| **14. Dropout:** 0.02; `block3` | stale | Why. |
+| **20. Batch size:** 128; `make_loader` | – | Why. |"""
 
 
 def test_a_measurement_is_bold_if_it_is_more_than_noise():
@@ -252,29 +252,27 @@ def test_a_measurement_is_bold_if_it_is_more_than_noise():
     assert [filled[0], filled[3]] == [TABLE.splitlines()[0], TABLE.splitlines()[3]]
 
 
+@pytest.fixture(scope="module")
 def considerations():
     """The rows of the notebook's table of considerations, as lists of cells."""
-    text = nbformat.read(NOTEBOOK, as_version=4).cells[-1].source
-    return [
-        row
-        for row in (line.split(" | ") for line in text.splitlines())
-        if len(row) == 6 and row[0][2:].isdigit()
-    ]
+    cells = nbformat.read(NOTEBOOK, as_version=4).cells
+    text = "\n".join(c.source for c in cells if c.cell_type == "markdown")
+    rows = re.findall(r"^\| \*\*\d+\. .+ \|$", text, re.MULTILINE)
+    return [row.split(" | ") for row in rows]
 
 
-def test_every_measured_consideration_is_in_the_notebooks_table():
-    names = {row[1] for row in considerations()}
+def test_every_measured_consideration_is_in_the_notebooks_table(considerations):
+    names = {re.split(r"\. |:\*\*", row[0])[1] for row in considerations}
     assert names >= {*report.CONSIDERATIONS, report.EARLY}
     measured = {name for names in report.CONSIDERATIONS.values() for name in names}
     assert measured <= variants.VARIANTS.keys()
 
 
-def test_the_notebook_quotes_the_measurements(nb):
+def test_the_notebook_quotes_the_measurements(nb, considerations):
     runs = report.ablation_runs(study.read_results(), variants.recipe_id(nb))
-    rows = considerations()
-    emptied = "\n".join(" | ".join([*row[:4], "–", row[5]]) for row in rows)
-    committed = "\n".join(map(" | ".join, rows))
-    assert report.with_measurements(emptied, runs) == committed
+    emptied = [" | ".join([row[0], "–", row[2]]) for row in considerations]
+    committed = "\n".join(map(" | ".join, considerations))
+    assert report.with_measurements("\n".join(emptied), runs) == committed
 
 
 def test_the_committed_report_is_that_of_the_results(nb, tmp_path):
