@@ -19,6 +19,12 @@ TARGET = 99.40
 RECIPE = "recipe"
 SEEDS_HEADING = "many seeds"  # of the table that notebook and README quote
 ABLATION_EPOCHS = 6  # of the runs behind the notebook's "Measured" column
+# The considerations whose variants the notebook's appendix draws.
+DRAWN = [
+    "BatchNorm", "BatchNorm's distance from the prediction", "Dropout",
+    "Learning rate", "Batch size", "Position of MaxPooling",
+    "MaxPooling's distance from the prediction", "MaxPooling",
+]  # fmt: skip
 EARLY = "How to tell early that it goes badly"
 # Which variants tell what a choice in the notebook's table of considerations is worth.
 CONSIDERATIONS = {
@@ -180,7 +186,7 @@ def draw_epochs(runs, path):
         TARGET, color="tab:red", linestyle="--", label="the exercise's 99.40 %"
     )
     axes.set(xlabel="epoch", ylabel="test accuracy, %", xticks=epochs)
-    axes.set_ylim(bottom=max(min(low), 97.0))
+    axes.set_ylim(max(min(low), 97.0), max(high) + 0.1)
     axes.legend(loc="lower right")
     save(new, path)
 
@@ -302,6 +308,23 @@ def with_measurements(markdown, runs):
             continue
         lines[number] = " | ".join(cells)
     return "\n".join(lines)
+
+
+def study_cell(runs):
+    """Return the source of the notebook's cell with the curves that its appendix draws.
+
+    `runs` are those that `with_measurements` takes. A variant with a failed run has no
+    curve.
+    """
+    drawn = {RECIPE}.union(*(CONSIDERATIONS[name] for name in DRAWN))
+    lines = []
+    for name, group in by_variant(runs).items():
+        if name in drawn and len(group) > 1 and not any(r["failed"] for r in group):
+            columns = zip(*map(accuracies, group), strict=True)
+            means = "".join(f"{mean(column):.2f}, " for column in columns)
+            deviation = stdev(map(last_accuracy, group))
+            lines.append(f'    "{name}": ({means}{deviation:.2f}),')
+    return "\n".join(["STUDY = {", *lines, "}  # fmt: skip"])
 
 
 def early_correlation(runs, epoch):

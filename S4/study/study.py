@@ -194,6 +194,8 @@ def write_report():
         if cell.cell_type == "markdown":
             quoted = with_table(cell.source, report.SEEDS_HEADING, facts)
             cell.source = report.with_measurements(quoted, ablations)
+        elif "study" in cell.metadata.get("tags", []):
+            cell.source = report.study_cell(ablations)
     nbformat.write(notebook, notebook_loader.NOTEBOOK)
     readme = with_table(README.read_text("utf-8"), report.SEEDS_HEADING, facts)
     README.write_text(readme, "utf-8")

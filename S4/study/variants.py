@@ -256,19 +256,21 @@ def short_receptive_field(nb, net):
             net.block3[number] = nn.Conv2d(*channels_of(layer), 1, bias=False)
 
 
-def build(nb, net, *blocks):
+def build(nb, net, *blocks, first_padding=0, layer=None):
     """Give `net` other convolutions: each of `blocks` is a list of output channels.
 
     As in the recipe, the first block is not padded, MaxPool stands in the last layer
-    of every block but the last, and dropout at the end.
+    of every block but the last, and dropout at the end. `layer` makes all layers but
+    the first; it takes what the notebook's `conv3x3` takes, its default.
     """
     layers, in_channels = [], 1
     for block in blocks:
         for number, out_channels in enumerate(block, 1):
             is_transition = number == len(block) and block is not blocks[-1]
             pooling = [nn.MaxPool2d(2)] if is_transition else []
-            padding = 0 if block is blocks[0] else 1
-            layers += nb.conv3x3(in_channels, out_channels, *pooling, padding=padding)
+            padding = first_padding if block is blocks[0] else 1
+            make = layer if layer and in_channels > 1 else nb.conv3x3
+            layers += make(in_channels, out_channels, *pooling, padding=padding)
             in_channels = out_channels
     set_layers(net, [*layers, nn.Dropout(nb.dropout)])
     net.prediction = nn.Conv2d(in_channels, 10, kernel_size=1)
@@ -323,16 +325,31 @@ LEAN_TRAINING = {
 }  # fmt: skip
 
 
-def add_lean(name, *blocks, **parameters):
+def add_lean(name, *blocks, make=build, **parameters):
     """Add a network of few channels, in the lean training but for `parameters`."""
     channels = " | ".join(", ".join(map(str, block)) for block in blocks)
     changes = [f"{key} {value}" for key, value in parameters.items()]
     VARIANTS[name] = Variant(
         "; ".join([channels, *changes]),
         LEAN_TRAINING | parameters,
-        rebuild=lambda nb, net: build(nb, net, *blocks),
+        rebuild=lambda nb, net: make(nb, net, *blocks),
         group="lean",
     )
+
+
+def separable(in_channels, out_channels, *pooling, padding=1):
+    """A 3×3 convolution of each channel by itself, then a 1×1 that mixes them."""
+    return [
+        nn.Conv2d(
+            in_channels, in_channels, 3, padding=padding, groups=in_channels, bias=False
+        ),
+        nn.BatchNorm2d(in_channels),
+        nn.ReLU(),
+        nn.Conv2d(in_channels, out_channels, 1, bias=False),
+        *pooling,
+        nn.BatchNorm2d(out_channels),
+        nn.ReLU(),
+    ]
 
 
 add_lean("lean, 4,724", [6, 6], [8] * 3, [10] * 3)
@@ -341,7 +358,20 @@ add_lean(
     "lean, 4,724, mild augmentation", [6, 6], [8] * 3, [10] * 3,
     max_rotation=5.0, max_shift=1.5, max_scale=0.06, max_shear=2.0,
 )  # fmt: skip
+add_lean(
+    "lean, 4,724, stronger augmentation", [6, 6], [8] * 3, [10] * 3,
+    max_rotation=12.0, max_shift=2.5, max_scale=0.12, max_shear=8.0,
+)  # fmt: skip
+add_lean("lean, 4,724, weight decay", [6, 6], [8] * 3, [10] * 3, weight_decay=1e-4)
 add_lean("lean, 4,886", [6, 6], [8] * 4, [9] * 3)
+add_lean(
+    "lean, 4,724, padded", [6, 6], [8] * 3, [10] * 3,
+    make=functools.partial(build, first_padding=1),
+)  # fmt: skip
+add_lean(
+    "lean, 4,784, separable", [10, 10], [20] * 3, [24] * 3,
+    make=functools.partial(build, layer=separable),
+)  # fmt: skip
 
 # --- The lesson's starting network ---------------------------------------------------
 
