@@ -5,6 +5,7 @@ python S4/study/study.py report
 
 import csv
 import json
+import warnings
 from collections import defaultdict
 from pathlib import Path
 from statistics import mean, median, stdev
@@ -104,9 +105,17 @@ def difference(values, reference):
         return shift, None
     if stdev(values) == stdev(reference) == 0:
         return shift, (shift, shift)
-    test = stats.ttest_ind(values, reference, equal_var=False)
+    with warnings.catch_warnings():  # equal values on one side are no trouble
+        warnings.simplefilter("ignore", RuntimeWarning)
+        test = stats.ttest_ind(values, reference, equal_var=False)
     interval = test.confidence_interval(0.95)
     return shift, (interval.low, interval.high)
+
+
+def signed(number):
+    """Return a difference as text: "+0.05", "−0.05", or "0.00" without a sign."""
+    text = f"{number:+.2f}".replace("-", "−")
+    return "0.00" if text[1:] == "0.00" else text
 
 
 def recipe_runs(all_runs, recipe):
@@ -219,7 +228,7 @@ def draw_parameters(series, path):
     axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
     axes.set_xticks([], minor=True)
     axes.set(xlabel="parameters (log scale)", ylabel="last-epoch test accuracy, %")
-    axes.legend(loc="lower right")
+    axes.legend(loc="upper left")
     save(new, path)
 
 
@@ -261,11 +270,11 @@ def ablation_rows(runs, reference, descriptions):
             continue
         shift, interval = difference(values, expected)
         level = mean_and_sd(values) + (f", {failed} failed" if failed else "")
-        bounds = f"{interval[0]:+.2f} to {interval[1]:+.2f}" if interval else "–"
+        bounds = " to ".join(map(signed, interval)) if interval else "–"
         if name == RECIPE:
             rows.append((mean(values), [*head, level, "", ""]))
         else:
-            rows.append((mean(values), [*head, level, f"{shift:+.2f}", bounds]))
+            rows.append((mean(values), [*head, level, signed(shift), bounds]))
     return [row for _, row in sorted(rows, key=lambda row: row[0], reverse=True)]
 
 
@@ -277,8 +286,8 @@ def in_short(name, runs, reference):
         return f"{name}: {failed} of {len(runs)} failed" if runs else ""
     shift, interval = difference(finished, [last_accuracy(run) for run in reference])
     if interval and (interval[0] > 0 or interval[1] < 0):
-        return f"{name} **{shift:+.2f}**"
-    return f"{name} {shift:+.2f}"
+        return f"{name} **{signed(shift)}**"
+    return f"{name} {signed(shift)}"
 
 
 def with_measurements(markdown, runs):
@@ -343,7 +352,9 @@ def ablation_section(runs, descriptions):
     text = [
         "Trained on the first 50,000 training images, judged on the other 10,000 after "
         "the last epoch. An interval that contains 0 means: these seeds cannot tell "
-        "the variant from the recipe."
+        "the variant from the recipe. Of twenty intervals, about one leaves out 0 by "
+        "chance alone. A schedule of 6 epochs favours what learns fast over what "
+        "needs time."
     ]
     for epochs in sorted({run["epochs"] for run in runs}):
         group = select(runs, epochs=epochs)
@@ -483,7 +494,9 @@ def search_section(older, path=SEARCH):
         "`search.jsonl`. The first round judged the weights of the last step, with "
         "every convolution padded and dropout after each block; its changes are those "
         "to a starting point with peak learning rate 0.1 and milder augmentation. The "
-        "second judged the running average; its changes are those to the recipe.",
+        "second judged the running average; its changes are those to the recipe. "
+        "Beyond the exercise, a mean of 99.66 % on the test set was aimed at; nothing "
+        "in this table promises it.",
         markdown_table(head, [row for _, row in rows]),
         *older_section(older),
     ]

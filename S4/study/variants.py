@@ -372,6 +372,10 @@ add_lean(
     "lean, 4,784, separable", [10, 10], [20] * 3, [24] * 3,
     make=functools.partial(build, layer=separable),
 )  # fmt: skip
+add_lean(
+    "lean, 3,498, separable", [8, 8], [16] * 3, [20] * 3,
+    make=functools.partial(build, layer=separable),
+)  # fmt: skip
 
 # --- The lesson's starting network ---------------------------------------------------
 

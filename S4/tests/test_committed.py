@@ -4,6 +4,7 @@ import base64
 import math
 import re
 import sys
+from textwrap import dedent
 
 import nbformat
 import pytest
@@ -159,3 +160,10 @@ def test_ci_runs_the_readmes_test_command(readme):
     set_up = "python3 -m venv .venv &&\n.venv/bin/pip install -r requirements.txt &&\n"
     assert train == set_up + ".venv/bin/python S4/run.py\n"
     assert test == set_up + ".venv/bin/python -m pytest S4\n"
+    workflow = NOTEBOOK.parents[1] / ".github" / "workflows" / "tests.yml"
+    assert dedent(workflow.read_text().partition("- run: |\n")[2]) == test
+
+
+def test_the_readme_tells_the_calibration_error(notebook, readme):
+    error = re.search(r"calibration error +([\d.]+)%", log(notebook))[1]
+    assert f"calibration error {error} %)" in " ".join(readme.split())

@@ -193,6 +193,14 @@ def test_the_difference_is_welchs():
     assert shift == 0 and high == pytest.approx(half) and low == pytest.approx(-half)
 
 
+@pytest.mark.parametrize(
+    "number, text",
+    [(0.054, "+0.05"), (-0.054, "−0.05"), (-0.004, "0.00"), (0.0, "0.00")],
+)
+def test_differences_carry_their_sign(number, text):
+    assert report.signed(number) == text
+
+
 def test_the_report_hides_no_failed_run(tmp_path):
     runs = [fake_run("recipe", s, [98 - s, 99.3, 99.5 + s / 100]) for s in (1, 2, 3)]
     runs += [fake_run("no dropout", s, [98, 99.2, 99.39 + s / 100]) for s in (1, 2)]
@@ -205,7 +213,7 @@ def test_the_report_hides_no_failed_run(tmp_path):
     report.write_report(runs, "abc", variants.VARIANTS, tmp_path)
     text = (tmp_path / "REPORT.md").read_text("utf-8")
     assert (
-        "| no dropout | dropout 0 | 100 | 3 | 99.41 ± 0.01, 1 failed | -0.11 |" in text
+        "| no dropout | dropout 0 | 100 | 3 | 99.41 ± 0.01, 1 failed | −0.11 |" in text
     )
     assert "| no BatchNorm | biases in its place | 100 | 2 | 2 failed |" in text
     assert "| at or above 99.40 % | 2 of 2 |" in text
@@ -247,7 +255,7 @@ def test_a_measurement_is_bold_if_it_is_more_than_noise():
     assert filled[1] == TABLE.splitlines()[1].replace(
         "–", "no BatchNorm: 1 of 2 failed"
     )
-    measured = "no dropout +0.02; dropout 0.1 **-0.50**"
+    measured = "no dropout +0.02; dropout 0.1 **−0.50**"
     assert filled[2] == TABLE.splitlines()[2].replace("stale", measured)
     assert [filled[0], filled[3]] == [TABLE.splitlines()[0], TABLE.splitlines()[3]]
 
@@ -273,6 +281,27 @@ def test_the_notebook_quotes_the_measurements(nb, considerations):
     emptied = [" | ".join([row[0], "–", row[2]]) for row in considerations]
     committed = "\n".join(map(" | ".join, considerations))
     assert report.with_measurements("\n".join(emptied), runs) == committed
+
+
+def test_curves_are_means_and_a_failed_variant_has_none():
+    runs = [fake_run("recipe", s, [98, 99, 99.5 + s / 100]) for s in (1, 3)]
+    runs += [fake_run("no BatchNorm", s, [97, 98, 99]) for s in (1, 2)]
+    runs += [fake_run("dropout 0.1", 1, [], failed="nan")]
+    runs += [fake_run("dropout 0.1", 2, [97, 98, 99])]
+    runs += [fake_run("fewer layers", s, [97, 98, 99]) for s in (1, 2)]  # not drawn
+    namespace = {}
+    exec(report.study_cell(runs), namespace)
+    assert namespace["STUDY"] == {
+        "recipe": (98, 99, 99.52, 0.01),
+        "no BatchNorm": (97, 98, 99, 0),
+    }
+
+
+def test_the_notebooks_curves_are_those_of_the_results(nb):
+    runs = report.ablation_runs(study.read_results(), variants.recipe_id(nb))
+    cells = nbformat.read(NOTEBOOK, as_version=4).cells
+    (cell,) = (c for c in cells if "study" in c.metadata.get("tags", []))
+    assert cell.source == report.study_cell(runs)
 
 
 def test_the_committed_report_is_that_of_the_results(nb, tmp_path):

@@ -1,0 +1,170 @@
+"""Any picture of a digit is prepared as MNIST was; what is no picture is one error."""
+
+from pathlib import Path
+
+import matplotlib
+import matplotlib.pyplot as plt
+import nbformat
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from sklearn.datasets import load_digits
+
+from notebook_loader import NOTEBOOK
+
+FONTS = Path(matplotlib.get_data_path(), "fonts", "ttf")
+NET = NOTEBOOK.with_name("net.pt")
+
+
+@pytest.fixture(scope="module")
+def net(nb):
+    return nb.load_net(NET)
+
+
+def drawn(digit, font="DejaVuSans", size=100, at=(60, 20), paper="white", ink="black"):
+    """A PIL picture of a digit."""
+    picture = Image.new("RGB", (200, 160), paper)
+    type_ = ImageFont.truetype(FONTS / f"{font}.ttf", size)
+    ImageDraw.Draw(picture).text(at, str(digit), font=type_, fill=ink)
+    return picture
+
+
+def reads(nb, net, *pictures):
+    """What the network takes the pictures for."""
+    with torch.inference_mode():
+        batch = torch.cat([nb.prepare_digit(picture) for picture in pictures])
+        return net(batch).argmax(dim=1).tolist()
+
+
+@pytest.mark.parametrize(
+    "font",
+    ["DejaVuSans", "DejaVuSerif-Italic", "DejaVuSansMono-Bold", "STIXGeneral", "cmr10"],
+)
+def test_printed_digits_are_read(nb, net, font):
+    pictures = [drawn(digit, font) for digit in range(10)]
+    assert reads(nb, net, *pictures) == list(range(10))
+
+
+def test_strokes_are_read(nb, net):
+    seven, one = (Image.new("L", (300, 400)) for _ in range(2))
+    ImageDraw.Draw(seven).line([(60, 60), (240, 60), (120, 340)], 255, width=25)
+    ImageDraw.Draw(one).line([(170, 40), (140, 360)], 255, width=25)
+    zero = Image.new("L", (300, 400))
+    ImageDraw.Draw(zero).ellipse([70, 40, 230, 360], outline=255, width=25)
+    assert reads(nb, net, seven, one, zero) == [7, 1, 0]
+
+
+def test_a_thin_pen_writes_white(nb):
+    picture = Image.new("L", (1000, 1000), "white")
+    ImageDraw.Draw(picture).line([(200, 100), (800, 900)], "black", width=3)
+    brightest = nb.prepare_digit(picture).max() * nb.STD + nb.MEAN
+    assert brightest == pytest.approx(1)
+
+
+def test_size_place_and_colours_hardly_matter(nb):
+    expected = nb.prepare_digit(drawn(3, paper="black", ink="white"))
+    for picture in (
+        drawn(3),
+        drawn(3, at=(5, 5)),
+        drawn(3, paper="gold", ink="navy"),
+        drawn(3).resize((600, 480)),
+        drawn(3).resize((100, 80)),
+    ):
+        difference = (nb.prepare_digit(picture) - expected).abs() * nb.STD
+        assert difference.mean() < 0.03
+
+
+@pytest.mark.parametrize("ink", ["black", "white"])
+def test_transparent_paper_is_paper(nb, ink):
+    opaque = drawn(5, paper="white" if ink == "black" else "black", ink=ink)
+    alpha = drawn(5, paper="black", ink="white").convert("L")
+    transparent = Image.new("RGBA", opaque.size, ink)
+    transparent.putalpha(alpha)
+    expected = nb.prepare_digit(opaque)
+    for picture in (transparent, np.asarray(transparent).astype("uint16") * 257):
+        found = nb.prepare_digit(picture)
+        torch.testing.assert_close(found, expected, atol=0.05, rtol=0)
+
+
+def test_paths_pictures_and_arrays_are_the_same(nb, tmp_path):
+    picture = drawn(2)
+    picture.save(tmp_path / "two.png")
+    expected = nb.prepare_digit(picture)
+    array = np.asarray(picture)
+    for same in (
+        tmp_path / "two.png",
+        str(tmp_path / "two.png"),
+        picture.convert("P"),
+        picture.convert("LA"),
+        array,
+        array[..., 0],
+        array.astype("float32") / 255,
+        array.astype("uint16") * 257,
+        torch.as_tensor(array.copy()).permute(2, 0, 1),
+        torch.as_tensor(array[..., 0].copy()).unsqueeze(0),
+    ):
+        torch.testing.assert_close(nb.prepare_digit(same), expected, atol=0.05, rtol=0)
+
+
+def test_it_is_how_mnist_was_made(nb, data_dir):
+    """MNIST's own pictures, prepared again, stay what they are."""
+    _, (images, _) = nb.split_data(data_dir, "test")
+    for image in images[:50]:
+        again = nb.prepare_digit((image[0] * nb.STD + nb.MEAN).clamp(0, 1))
+        assert ((again - image).abs() * nb.STD).mean() < 0.01
+
+
+@pytest.mark.parametrize(
+    "image", [np.zeros((50, 40)), np.full((9, 9, 3), 200, "uint8"), np.zeros((1, 1))]
+)
+def test_an_empty_picture_is_one_clear_error(nb, image):
+    with pytest.raises(ValueError, match="The picture is empty"):
+        nb.prepare_digit(image)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a picture", b"\x89PNG\r\n\x1a\nbroken"])
+def test_a_file_that_is_no_picture_is_one_clear_error(nb, tmp_path, content):
+    path = tmp_path / "digit.png"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"digit\.png cannot be read as a picture"):
+        nb.prepare_digit(path)
+    with pytest.raises(ValueError, match=r"none\.png cannot be read as a picture"):
+        nb.prepare_digit(tmp_path / "none.png")
+
+
+@pytest.mark.parametrize("shape", [(7,), (0, 5), (5, 5, 5), (2, 3, 4, 5)])
+def test_an_array_of_another_shape_is_one_clear_error(nb, shape):
+    with pytest.raises(ValueError, match="is not a picture"):
+        nb.prepare_digit(np.zeros(shape))
+
+
+def test_predict_draws_what_it_returns(nb):
+    probabilities = nb.predict(drawn(8), NET)
+    heights = [bar.get_height() for bar in plt.gcf().axes[1].patches]
+    plt.close()
+    assert heights == pytest.approx(probabilities.tolist())
+    assert sum(heights) == pytest.approx(1) and probabilities.argmax() == 8
+
+
+def test_it_needs_no_training(nb, capsys, monkeypatch):
+    """The definitions, net.pt and the cell itself are enough."""
+    monkeypatch.chdir(NOTEBOOK.parent)
+    cells = nbformat.read(NOTEBOOK, as_version=4).cells
+    (cell,) = (c for c in cells if "= predict(canvas)" in c.source)
+    exec(cell.source, dict(vars(nb)))
+    plt.close()
+    assert capsys.readouterr().out == "It is taken for a 4.\n"
+
+
+def test_without_weights_predict_says_what_to_do(nb, tmp_path):
+    with pytest.raises(FileNotFoundError, match="train first"):
+        nb.predict(drawn(8), tmp_path / "net.pt")
+
+
+def test_the_readme_tells_how_handwriting_from_elsewhere_is_read(nb, net):
+    elsewhere = load_digits()
+    found = reads(nb, net, *(elsewhere.images / 16))
+    right = np.mean(np.equal(found, elsewhere.target))
+    readme = NOTEBOOK.parents[1].joinpath("README.md").read_text("utf-8")
+    assert f"{right:.1%}".replace("%", " %") in readme

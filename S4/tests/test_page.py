@@ -1,0 +1,104 @@
+"""The committed notebook as a reader sees it: converted to HTML, in a real browser."""
+
+import html
+import json
+import os
+import re
+import shutil
+import subprocess
+
+import nbconvert
+import pytest
+
+from notebook_loader import NOTEBOOK
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+GITHUB_WIDTH, PHONE_WIDTH = 900, 390  # pixels
+
+# First in the page: keep what goes wrong. A failed image is an error event, too.
+LISTEN = """<script>
+window.problems = [];
+addEventListener("error", e => problems.push(e.message || e.target.outerHTML), true);
+console.error = (...parts) => problems.push(parts.join(" "));
+</script>"""
+# Last in the page: measure, and tell the frame around it.
+MEASURE = """<script>
+addEventListener("load", () => {
+  const width = document.documentElement.clientWidth;
+  const sticksOut = e => e.getBoundingClientRect().right > width + 1
+    || e.scrollWidth > e.clientWidth + 1;
+  const named = list => [...list].map(e => `${e.tagName}: ${e.innerText.slice(0, 60)}`);
+  const within = selector =>
+    named([...document.querySelectorAll(selector)].filter(sticksOut));
+  const links = [...document.querySelectorAll('a[href^="#"]')];
+  const target = link => link.getAttribute("href").slice(1);
+  const leads = name => document.getElementById(name)
+    || document.getElementById(decodeURIComponent(name));
+  parent.postMessage(JSON.stringify({
+    width,
+    problems,
+    page: document.documentElement.scrollWidth,
+    text: within("h1, h2, h3, p, ul, ol, table"),
+    outputs: within("pre"),
+    images: [...document.images].filter(i => !i.complete || !i.naturalWidth).length,
+    drawn: document.images.length,
+    links: links.length,
+    lost: links.map(target).filter(name => name && !leads(name)),
+  }), "*");
+});
+</script>"""
+FRAME = """<body><iframe src="page.html" style="width: %dpx; height: 2000px; border: 0">
+</iframe><script>addEventListener("message", e => document.title = e.data)</script>"""
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    """The folder of the notebook's page; it needs nothing from the network."""
+    scripts = "mathjax_url", "require_js_url", "jquery_url", "mermaid_js_url"
+    exporter = nbconvert.HTMLExporter(**dict.fromkeys(scripts, "data:text/javascript,"))
+    text, _ = exporter.from_filename(str(NOTEBOOK))
+    text = text.replace("<head>", f"<head>{LISTEN}", 1)
+    head, _, tail = text.rpartition("</body>")
+    folder = tmp_path_factory.mktemp("page")
+    (folder / "page.html").write_text(f"{head}{MEASURE}</body>{tail}", "utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def seen(page):
+    """A function: what the browser finds when the page is so many pixels wide."""
+    if CHROMIUM is None:
+        assert "CI" not in os.environ, "CI has to install chromium"
+        pytest.skip("no chromium: install Debian's package of that name")
+
+    def seen(width):
+        frame = page / f"{width}.html"
+        frame.write_text(FRAME % width, "utf-8")
+        options = ["--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"]
+        options += [
+            "--virtual-time-budget=20000",
+            f"--user-data-dir={page / 'profile'}",
+        ]
+        command = [CHROMIUM, *options, frame.as_uri()]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        title = re.search(r"<title>(.*?)</title>", done.stdout, re.DOTALL)
+        assert title, f"the browser said nothing: {done.stderr[-2000:]}"
+        return json.loads(html.unescape(title[1]))
+
+    return seen
+
+
+def test_at_githubs_width_all_is_there_and_nothing_sticks_out(seen):
+    found = seen(GITHUB_WIDTH)
+    assert found["problems"] == []
+    assert found["page"] <= found["width"] <= GITHUB_WIDTH
+    assert found["text"] == [] and found["outputs"] == []
+    assert found["images"] == 0 and found["drawn"] >= 10
+    assert found["lost"] == [] and found["links"] >= 10
+
+
+def test_on_a_phone_text_and_tables_fit(seen):
+    found = seen(PHONE_WIDTH)
+    assert found["problems"] == []
+    assert found["page"] <= found["width"] <= PHONE_WIDTH
+    assert found["text"] == []
