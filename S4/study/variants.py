@@ -8,6 +8,7 @@ import contextlib
 import functools
 import hashlib
 import io
+import json
 import platform
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -439,10 +440,18 @@ VARIANTS["starting network, no last ReLU"] = Variant(
 
 
 def recipe_id(nb):
-    """Return a short name for the notebook's recipe: its network and its numbers."""
-    numbers = nb.recipe, nb.batch_size, nb.dropout, repr(nb.Net(nb.dropout))
-    without_epochs = repr(numbers).replace(f"'epochs': {nb.epochs}, ", "")
-    return hashlib.sha256(without_epochs.encode()).hexdigest()[:8]
+    """Return a short name for the notebook's recipe: its network and its numbers.
+
+    It is the same with every version of torch, and whatever the number of epochs.
+    """
+    keys = "kind", "output", "kernel", "jump", "parameters"
+    table = nb.layer_table(nb.Net(nb.dropout))
+    layers = [
+        [list(row[k]) if k == "output" else row[k] for k in keys] for row in table
+    ]
+    numbers = {key: nb.recipe[key] for key in nb.recipe if key != "epochs"}
+    described = json.dumps([layers, numbers, nb.batch_size, nb.dropout])
+    return hashlib.sha256(described.encode()).hexdigest()[:8]
 
 
 def train(variant, seed, epochs, split, data_dir, train_limit=None):

@@ -25,7 +25,7 @@ def net(nb):
 def drawn(digit, font="DejaVuSans", size=100, at=(60, 20), paper="white", ink="black"):
     """A PIL picture of a digit."""
     picture = Image.new("RGB", (200, 160), paper)
-    type_ = ImageFont.truetype(FONTS / f"{font}.ttf", size)
+    type_ = ImageFont.truetype(str(FONTS / f"{font}.ttf"), size)
     ImageDraw.Draw(picture).text(at, str(digit), font=type_, fill=ink)
     return picture
 

@@ -14,6 +14,7 @@ import report
 import torch
 import variants
 from scipy import stats
+from torch import nn
 
 import study
 from notebook_loader import NOTEBOOK
@@ -94,6 +95,17 @@ def test_a_run_is_the_notebooks_own(nb, data_dir):
         assert run["history"][0][key] == pytest.approx(history[0][key], rel=1e-4)
     assert run["parameters"] == sum(weight.numel() for weight in net.parameters())
     assert run["recipe"] == variants.recipe_id(nb) and run["split"] == "validation"
+
+
+def test_another_recipe_has_another_id():
+    ids = {
+        variants.recipe_id(variants.load_definitions(**changes))
+        for changes in ({}, {"max_lr": 0.1}, {"batch_size": 64}, {"max_shift": 2.0})
+    }
+    nb = variants.load_definitions(epochs=6)
+    assert variants.recipe_id(nb) in ids and len(ids) == 4
+    nb.Net = lambda dropout: nn.Sequential(nn.Conv2d(1, 10, 28))
+    assert variants.recipe_id(nb) not in ids
 
 
 def test_a_loss_that_is_not_finite_is_recorded(data_dir, monkeypatch):
