@@ -280,10 +280,11 @@ def ablation_rows(runs, reference, descriptions):
 
 def in_short(name, runs, reference):
     """Return what a variant is worth in a few words; bold if it is more than noise."""
+    if not runs:
+        return ""
     finished = [last_accuracy(run) for run in runs if not run["failed"]]
-    if len(finished) < len(runs) or not runs:
-        failed = len(runs) - len(finished)
-        return f"{name}: {failed} of {len(runs)} failed" if runs else ""
+    if failed := len(runs) - len(finished):
+        return f"{name}: {failed} of {len(runs)} failed"
     shift, interval = difference(finished, [last_accuracy(run) for run in reference])
     if interval and (interval[0] > 0 or interval[1] < 0):
         return f"{name} **{signed(shift)}**"
@@ -308,11 +309,11 @@ def with_measurements(markdown, runs):
             ]
             cells[1] = "; ".join(filter(None, parts)) or cells[1]
         elif name == EARLY and len(groups) > 1:
-            correlations = [f"{early_correlation(runs, epoch):.2f}" for epoch in (1, 3)]
+            first, third = (early_correlation(runs, epoch) for epoch in (1, 3))
             cells[1] = (
-                "rank correlation with the last epoch: {} after epoch 1, {} after 3"
+                f"rank correlation with the last epoch: {first:.2f} after epoch 1, "
+                f"{third:.2f} after 3"
             )
-            cells[1] = cells[1].format(*correlations)
         else:
             continue
         lines[number] = " | ".join(cells)
@@ -436,9 +437,12 @@ def lean_section(runs, descriptions):
     text = [
         "How few parameters reach 99.40 %? A network this small underfits, so it is "
         "trained with smaller batches and milder augmentation, without weight decay "
-        "and dropout. It was chosen on the validation split (50,000 images to train "
-        "on, which costs it some hundredths) and then judged on the test set."
+        "and dropout. Candidates are compared on the validation split (50,000 images "
+        "to train on, which costs them some hundredths); only what is chosen there is "
+        "judged on the test set."
     ]
+    if not select(runs, split="test"):
+        text.append("None has been judged on the test set yet.")
     head = ["Variant", "Channels and changes", "Parameters", "Seeds"]
     for split in ("validation", "test"):
         rows = []

@@ -293,6 +293,9 @@ def test_the_notebook_quotes_the_measurements(nb, considerations):
     emptied = [" | ".join([row[0], "–", row[2]]) for row in considerations]
     committed = "\n".join(map(" | ".join, considerations))
     assert report.with_measurements("\n".join(emptied), runs) == committed
+    # The text around the table says so.
+    seeds = {len(group) for group in report.by_variant(runs).values()}
+    assert (seeds, report.ABLATION_EPOCHS) == ({3}, 6)
 
 
 def test_curves_are_means_and_a_failed_variant_has_none():
