@@ -198,6 +198,8 @@ def write_report():
             cell.source = report.study_cell(ablations)
     nbformat.write(notebook, notebook_loader.NOTEBOOK)
     readme = with_table(README.read_text("utf-8"), report.SEEDS_HEADING, facts)
+    if lean := report.lean_runs(runs, recipe):
+        readme = with_table(readme, report.LEAN_HEADING, report.lean_facts(lean))
     README.write_text(readme, "utf-8")
 
 

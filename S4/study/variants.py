@@ -297,7 +297,7 @@ def more_layers(nb, net):
     build(nb, net, [8, 8], [16, 16, 16], [16] * 5)
 
 
-# --- The same design, smaller --------------------------------------------------------
+# --- The same design, narrower and wider ---------------------------------------------
 
 SIZES = {
     "a quarter as wide": ([3, 3], [4, 4, 4], [6, 6, 6]),
@@ -305,12 +305,13 @@ SIZES = {
     "half as wide": ([4, 4], [8, 8, 8], [11, 11, 11]),
     "six tenths as wide": ([5, 5], [9, 9, 9], [13, 13, 13]),
     "three quarters as wide": ([6, 6], [12, 12, 12], [16, 16, 16]),
+    "as wide as allowed": ([8, 8], [16, 16, 16], [23, 23, 23]),
 }
 
 
 def add_size(name, blocks):
     @rebuilt(name, ", ".join(map(str, blocks)), group="size")
-    def smaller(nb, net):
+    def resized(nb, net):
         build(nb, net, *blocks)
 
 

@@ -221,6 +221,9 @@ def test_the_report_hides_no_failed_run(tmp_path):
     runs += [
         fake_run("recipe", s, [98, 99.3, 99.5 + s / 10], split="test") for s in (1, 2)
     ]
+    for name in ("half as wide", "lean, 4,724", "starting network"):
+        runs += [fake_run(name, 1, [98, 99, 99.2], split="test")]
+        runs += [fake_run(name, 2, [98], split="test", failed="nan")]
     runs += [{**fake_run("recipe", 1, [10, 10, 10]), "recipe": "an older one"}]
     report.write_report(runs, "abc", variants.VARIANTS, tmp_path)
     text = (tmp_path / "REPORT.md").read_text("utf-8")
@@ -229,9 +232,18 @@ def test_the_report_hides_no_failed_run(tmp_path):
     )
     assert "| no BatchNorm | biases in its place | 100 | 2 | 2 failed |" in text
     assert "| at or above 99.40 % | 2 of 2 |" in text
+    assert text.count("| 2 | 99.20, 1 failed |") == 4  # the lean one in two tables
     assert "1 runs of other recipes" in text
     for picture in ("seeds", "epochs"):
         assert (tmp_path / "figures" / f"{picture}.png").stat().st_size > 5000
+
+
+def test_a_failed_seed_is_counted():
+    runs = [fake_run("recipe", s, [99.4, 99.5, 99.6]) for s in (1, 2)]
+    runs += [fake_run("recipe", 3, [99.4], failed="nan")]
+    facts = report.recipe_facts(runs)
+    assert facts["seeds"] == 3 and facts["at or above 99.40 %"] == "2 of 3"
+    assert facts["stay there from epoch"] == "1 runs never do"
 
 
 def test_the_report_of_nothing_says_so(tmp_path):
@@ -241,14 +253,24 @@ def test_the_report_of_nothing_says_so(tmp_path):
     )
 
 
+def quoted(heading, facts):
+    """The table that quotes `facts`."""
+    rows = "".join(f"| {name} | {value} |\n" for name, value in facts.items())
+    return f"| | {heading} |\n|---|---|\n{rows}"
+
+
 def test_notebook_and_readme_quote_the_seeds(nb):
     runs = report.recipe_runs(study.read_results(), variants.recipe_id(nb))
-    facts = report.recipe_facts(runs)
-    rows = "".join(f"| {name} | {value} |\n" for name, value in facts.items())
-    table = f"| | {report.SEEDS_HEADING} |\n|---|---|\n{rows}"
+    table = quoted(report.SEEDS_HEADING, report.recipe_facts(runs))
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     assert any(table in f"{cell.source}\n" for cell in notebook.cells)
-    assert table in NOTEBOOK.parents[1].joinpath("README.md").read_text("utf-8")
+    assert table in study.README.read_text("utf-8")
+
+
+def test_the_readme_quotes_the_smallest_network(nb):
+    runs = report.lean_runs(study.read_results(), variants.recipe_id(nb))
+    table = quoted(report.LEAN_HEADING, report.lean_facts(runs))
+    assert table in study.README.read_text("utf-8")
 
 
 TABLE = """| Consideration | Measured | Why |
