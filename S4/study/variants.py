@@ -339,14 +339,17 @@ def add_lean(name, *blocks, make=build, **parameters):
     )
 
 
-def separable(in_channels, out_channels, *pooling, padding=1):
-    """A 3×3 convolution of each channel by itself, then a 1×1 that mixes them."""
+def separable(in_channels, out_channels, *pooling, padding=1, relu_between=True):
+    """A 3×3 convolution of each channel by itself, then a 1×1 that mixes them.
+
+    With BatchNorm and ReLU between the two, or only behind both.
+    """
+    between = [nn.BatchNorm2d(in_channels), nn.ReLU()] if relu_between else []
     return [
         nn.Conv2d(
             in_channels, in_channels, 3, padding=padding, groups=in_channels, bias=False
         ),
-        nn.BatchNorm2d(in_channels),
-        nn.ReLU(),
+        *between,
         nn.Conv2d(in_channels, out_channels, 1, bias=False),
         *pooling,
         nn.BatchNorm2d(out_channels),
@@ -377,6 +380,16 @@ add_lean(
 add_lean(
     "lean, 3,498, separable", [8, 8], [16] * 3, [20] * 3,
     make=functools.partial(build, layer=separable),
+)  # fmt: skip
+
+one_relu = functools.partial(separable, relu_between=False)
+add_lean(
+    "lean, 3,420, separable, one ReLU", [10, 10], [16] * 3, [20] * 3,
+    make=functools.partial(build, layer=one_relu),
+)  # fmt: skip
+add_lean(
+    "lean, 3,492, separable, one ReLU", [8, 8], [14] * 3, [19] * 4,
+    make=functools.partial(build, layer=one_relu),
 )  # fmt: skip
 
 # --- The lesson's starting network ---------------------------------------------------
