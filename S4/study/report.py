@@ -143,17 +143,12 @@ def signed(number):
     return "0.00" if text[1:] == "0.00" else text
 
 
-def recipe_runs(all_runs, recipe):
-    """Return the runs of the recipe itself on the test set, at its full length."""
+def full_test_runs(all_runs, recipe, variant=RECIPE):
+    """Return the runs of a variant on the test set, the longest schedule's only."""
     runs = select(
-        all_runs, recipe=recipe, variant=RECIPE, split="test", train_limit=None
+        all_runs, recipe=recipe, variant=variant, split="test", train_limit=None
     )
     return select(runs, epochs=max((run["epochs"] for run in runs), default=0))
-
-
-def lean_runs(all_runs, recipe):
-    """Return the runs of the smallest network on the test set."""
-    return select(all_runs, recipe=recipe, variant=LEAN, split="test", train_limit=None)
 
 
 def ablation_runs(all_runs, recipe):
@@ -584,7 +579,9 @@ def write_report(all_runs, recipe, variants, folder=STUDY):
     def of(runs, *groups):
         return [run for run in runs if in_group[run["variant"]] in groups]
 
-    recipes = recipe_runs(runs, recipe)
+    recipes = full_test_runs(runs, recipe)
+    full = select(runs, epochs=recipes[0]["epochs"] if recipes else None)
+    full_test = select(full, split="test")
     sections = {
         "How sure are we?": (recipe_section, [recipes, figures]),
         "What each decision is worth": (
@@ -596,10 +593,10 @@ def write_report(all_runs, recipe, variants, folder=STUDY):
         ),
         "Accuracy against parameters": (
             parameters_section,
-            [recipes + of(test, "size"), of(test, "lean"), figures],
+            [recipes + of(full_test, "size"), of(full_test, "lean"), figures],
         ),
         "How small can it be?": (
-            lean_section, [of(validation + test, "lean"), descriptions],
+            lean_section, [of(full, "lean"), descriptions],
         ),
         "The starting network": (starting_section, [of(test, "start") + recipes]),
     }  # fmt: skip

@@ -184,7 +184,7 @@ def write_report():
     recipe = variants.recipe_id(notebook_loader.load_definitions())
     runs = read_results()
     report.write_report(runs, recipe, variants.VARIANTS)
-    recipes = report.recipe_runs(runs, recipe)
+    recipes = report.full_test_runs(runs, recipe)
     if not recipes:
         return
     facts = report.recipe_facts(recipes)
@@ -198,7 +198,7 @@ def write_report():
             cell.source = report.study_cell(ablations)
     nbformat.write(notebook, notebook_loader.NOTEBOOK)
     readme = with_table(README.read_text("utf-8"), report.SEEDS_HEADING, facts)
-    if lean := report.lean_runs(runs, recipe):
+    if lean := report.full_test_runs(runs, recipe, report.LEAN):
         readme = with_table(readme, report.LEAN_HEADING, report.lean_facts(lean))
     README.write_text(readme, "utf-8")
 

@@ -224,6 +224,7 @@ def test_the_report_hides_no_failed_run(tmp_path):
     for name in ("half as wide", "lean, 4,724", "starting network"):
         runs += [fake_run(name, 1, [98, 99, 99.2], split="test")]
         runs += [fake_run(name, 2, [98], split="test", failed="nan")]
+    runs += [{**fake_run("half as wide", 1, [9], split="test"), "epochs": 1}]  # a trial
     runs += [{**fake_run("recipe", 1, [10, 10, 10]), "recipe": "an older one"}]
     report.write_report(runs, "abc", variants.VARIANTS, tmp_path)
     text = (tmp_path / "REPORT.md").read_text("utf-8")
@@ -260,7 +261,7 @@ def quoted(heading, facts):
 
 
 def test_notebook_and_readme_quote_the_seeds(nb):
-    runs = report.recipe_runs(study.read_results(), variants.recipe_id(nb))
+    runs = report.full_test_runs(study.read_results(), variants.recipe_id(nb))
     table = quoted(report.SEEDS_HEADING, report.recipe_facts(runs))
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     assert any(table in f"{cell.source}\n" for cell in notebook.cells)
@@ -268,7 +269,8 @@ def test_notebook_and_readme_quote_the_seeds(nb):
 
 
 def test_the_readme_quotes_the_smallest_network(nb):
-    runs = report.lean_runs(study.read_results(), variants.recipe_id(nb))
+    recipe = variants.recipe_id(nb)
+    runs = report.full_test_runs(study.read_results(), recipe, report.LEAN)
     table = quoted(report.LEAN_HEADING, report.lean_facts(runs))
     assert table in study.README.read_text("utf-8")
 
