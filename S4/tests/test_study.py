@@ -262,10 +262,13 @@ def quoted(heading, facts):
 
 def test_notebook_and_readme_quote_the_seeds(nb):
     runs = report.full_test_runs(study.read_results(), variants.recipe_id(nb))
-    table = quoted(report.SEEDS_HEADING, report.recipe_facts(runs))
+    facts = report.recipe_facts(runs)
+    table = quoted(report.SEEDS_HEADING, facts)
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     assert any(table in f"{cell.source}\n" for cell in notebook.cells)
     assert table in study.README.read_text("utf-8")
+    # README's first paragraph: "all of twenty seeds".
+    assert facts["at or above 99.40 %"] == "20 of 20"
 
 
 def test_the_readme_quotes_the_smallest_network(nb):
