@@ -4,63 +4,70 @@
     python S4/run.py -p seed 2 --name seed-2     the same with another parameter
     python S4/run.py --commit                    for maintainers, see below
 
-A plain run leaves the committed notebook and weights as they are. `--commit` runs the
-notebook in place and renews all that is committed of its results: the outputs, net.pt,
-curves.png, and the tables at the top of the notebook and of the README.
+A plain run leaves the committed notebook and weights as they are. `--commit` renews all
+that is committed of its results: the notebook's outputs, net.pt, result.json,
+curves.png, and the tables in the notebook's first cell and the README. It runs in a
+folder of its own, and only a clean and complete run changes anything.
 """
 
 import argparse
 import base64
 import json
 import os
-import sys
+import shutil
 
 import nbformat
-import papermill
 
-from notebook_loader import NOTEBOOK
-from reading import check_clean, picture, summary, with_table
+from notebook_file import (
+    NOTEBOOK,
+    check_clean,
+    execute,
+    facts_table,
+    fill,
+    read_notebook,
+    tagged,
+)
 
 HERE = NOTEBOOK.parent
 README = HERE.parent / "README.md"
 RUNS = HERE / "runs"
 
 
-def execute(source, target, folder, parameters=None):
-    """Run the notebook `source` in `folder`; write the executed copy, and return it.
-
-    Raises papermill.PapermillExecutionError if a cell fails; `target` then holds
-    everything up to that cell.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    return papermill.execute_notebook(
-        source,
-        target,
-        parameters,
-        cwd=folder,
-        kernel_name="python3",
-        progress_bar=False,  # the notebook has its own
-        stdout_file=sys.stdout,
-        stderr_file=sys.stderr,
-        coalesce_streams=True,  # of the progress bar, nothing is saved
-    )
+def result_table(result):
+    """Return the table that notebook and README begin with, from a result.json."""
+    row, seconds = result["rows"][-1], round(result["seconds"])
+    facts = {
+        "Parameters": f"{result['parameters']:,}",
+        "Epochs": len(result["rows"]),
+        "Last-epoch test accuracy": f"{row['eval_accuracy']:.2f} %",
+        "Device": result["device"],
+        "Training time": f"{seconds // 60} min {seconds % 60} s",
+        "Verdict": result["verdict"],
+    }
+    return facts_table(facts, "this run")
 
 
 def commit():
-    """Run the notebook in place and renew everything committed of its results."""
-    executed = execute(NOTEBOOK, RUNS / "committed.ipynb", HERE)
+    """Run the notebook and renew everything committed of its results."""
+    folder = RUNS / "committed"
+    shutil.rmtree(folder, ignore_errors=True)
+    if (HERE / "data").exists():
+        shutil.copytree(HERE / "data", folder / "data")
+    executed = execute(NOTEBOOK, folder / "run.ipynb", folder)
     check_clean(executed)
-    result = summary(executed)
-    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    result = json.loads((folder / "result.json").read_text("utf-8"))
+    curves = tagged(executed, "curves").outputs[0].data["image/png"]
+    notebook, table = read_notebook(), result_table(result)
     for cell, done in zip(notebook.cells, executed.cells, strict=True):
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = done.outputs, done.execution_count
-    notebook.cells[0].source = with_table(notebook.cells[0].source, "this run", result)
+    notebook.cells[0].source = fill(notebook.cells[0].source, "result", table)
+    readme = fill(README.read_text("utf-8"), "result", table)
     nbformat.write(notebook, NOTEBOOK)
-    readme = with_table(README.read_text("utf-8"), "this run", result)
     README.write_text(readme, "utf-8")
-    (HERE / "curves.png").write_bytes(base64.b64decode(picture(executed, "curves")))
+    (HERE / "curves.png").write_bytes(base64.b64decode(curves))
+    for name in ("net.pt", "result.json"):
+        shutil.copy(folder / name, HERE / name)
 
 
 def as_value(text):
@@ -89,7 +96,7 @@ def main():
     parameters = {"data_dir": os.path.relpath(HERE / "data", folder)}
     parameters.update({name: as_value(value) for name, value in arguments.p})
     execute(NOTEBOOK, folder / "run.ipynb", folder, parameters)
-    print(f"Written: {os.path.relpath(folder)}/run.ipynb and net.pt")
+    print(f"Written: {os.path.relpath(folder)}/run.ipynb, net.pt and result.json")
 
 
 if __name__ == "__main__":

@@ -1,133 +1,62 @@
 """How long training takes, beside what others use, and beside what is possible.
 
-    python S4/study/bench.py              everything: about half an hour on two cores
-    python S4/study/bench.py --quick      on 1,000 images: is everything in order?
-    python S4/study/bench.py --table      print the table of bench.json
+    python -m S4.study bench              everything: about half an hour on two cores
+    python -m S4.study bench --quick      on 1,000 images: is everything in order?
 
-Prints a table and writes bench.json beside this file. The network and the training code
-are the notebook's. The contenders take turns, one epoch each, so that whatever else the
-machine is doing meets them alike; the ratios are taken within each turn.
+Writes bench.json beside this file and the tables of it into the README. The network and
+the training code are the notebook's. The contenders take turns, one epoch each, so that
+whatever else the machine is doing meets them alike; the ratios are taken within each
+turn.
 """
 
-import argparse
+import contextlib
+import itertools
 import json
-import os
-import platform
-import resource
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import warnings
 from pathlib import Path
-from statistics import median
 
+import pandas as pd
+import psutil
 import torch
 import torch.nn.functional as F
-import torchvision
 from torch import nn, optim
 from torch.utils.data import DataLoader, Subset
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision import datasets, transforms
 
-STUDY = Path(__file__).resolve().parent
-sys.path.insert(0, str(STUDY.parent))
+from ..notebook_file import NOTEBOOK, execute, facts_table, fill, load_definitions
 
-from notebook_loader import NOTEBOOK, load_definitions  # noqa: E402
-from reading import log_lines  # noqa: E402
-from run import execute  # noqa: E402
-
-DATA = STUDY.parent / "data"
-RESULTS = STUDY / "bench.json"
+ROOT = NOTEBOOK.parents[1]
+DATA = NOTEBOOK.with_name("data")
+RESULTS = Path(__file__).with_name("bench.json")
 WORKERS = (0, 2, 4)
 OURS = "ours"
 BASIC = "the basic MNIST example"
-PARTS = (
-    "data",
-    "augmentation",
-    "forward and backward",
-    "optimizer",
-    "averaging",
-    "evaluation",
-)
 # More workers than cores are a contender here, not an oversight.
 warnings.filterwarnings("ignore", "This DataLoader will create")
 
 
-def usual_name(workers):
-    return f"our network, fed per picture, {workers} workers"
-
-
 def seconds_of(action, device):
     """Return how long `action()` takes, until the device is done with it."""
-    synchronize(device)
     started = time.perf_counter()
     action()
-    synchronize(device)
+    if device.type == "cuda":
+        torch.cuda.synchronize()
     return time.perf_counter() - started
 
 
-def synchronize(device):
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-
-
-class Ours:
-    """The notebook's network, data code and training, as they are."""
-
-    def __init__(self, nb, limit=None):
-        self.nb = nb
-        train_data, test_data = nb.split_data(DATA, "test", limit)
-        train_data = [tensor.to(nb.device) for tensor in train_data]
-        test_data = [tensor.to(nb.device) for tensor in test_data]
-        self.loader = nb.make_loader(*train_data, nb.batch_size, shuffle=True)
-        self.test_loader = nb.make_loader(*test_data, 500, shuffle=False)
-        self.net = nb.to_device(nb.Net(nb.dropout), nb.device)
-        self.optimizer, self.scheduler = nb.make_optimizer(
-            self.net, 10_000 * len(self.loader), nb.max_lr, nb.weight_decay
-        )
-        self.average = nb.make_average(self.net, len(self.loader))
-
-    def epoch(self):
-        self.nb.train_one_epoch(
-            self.net,
-            self.average,
-            self.loader,
-            self.optimizer,
-            self.scheduler,
-            self.nb.augmentation,
-            1,
-        )
-        self.nb.evaluate(self.average.module, self.test_loader)
-
-    def parts(self):
-        """Seconds of one epoch by purpose, waiting for the device after each step."""
-        spent = dict.fromkeys(PARTS, 0.0)
-
-        def timed(part, action, *arguments, **options):
-            started = time.perf_counter()
-            result = action(*arguments, **options)
-            synchronize(self.nb.device)
-            spent[part] += time.perf_counter() - started
-            return result
-
-        batches = iter(self.loader)
-        self.net.train()
-        for step in range(1, len(self.loader) + 1):
-            images, labels = timed(PARTS[0], next, batches)
-            images = timed(
-                PARTS[1], self.nb.random_affine, images, **self.nb.augmentation
-            )
-            timed(PARTS[2], self.learn, images, labels)
-            timed(PARTS[3], self.optimizer.step)
-            if step % 10 == 0:
-                timed(PARTS[4], self.average.update_parameters, self.net)
-        timed(PARTS[5], self.nb.evaluate, self.average.module, self.test_loader)
-        return spent
-
-    def learn(self, images, labels):
-        self.optimizer.zero_grad()
-        F.nll_loss(self.net(images), labels).backward()
+def make_ours(nb, limit=None):
+    """Return a function that trains and judges one epoch of the notebook's run."""
+    pairs = nb.split_data(DATA, "test", limit)
+    train_data, test_data = ([t.to(nb.device) for t in pair] for pair in pairs)
+    recipe = nb.recipe | {"epochs": 10_000}  # more than are asked for
+    run = nb.train(train_data, test_data, nb.seed, recipe)
+    return lambda: next(run)
 
 
 class PerPicture:
@@ -175,21 +104,19 @@ class Usual(PerPicture):
             shear=nb.max_shear,
             interpolation=transforms.InterpolationMode.BILINEAR,
         )
-        net = nb.to_device(nb.Net(nb.dropout), nb.device)
+        net = nb.to_device(nb.recipe["make_net"](), nb.device)
         super().__init__(nb.device, net, nb.batch_size, [affine], workers, limit)
-        self.optimizer, _ = nb.make_optimizer(net, 100, nb.max_lr, nb.weight_decay)
+        self.optimizer, _ = nb.recipe["make_optimizer"](net, 100)
 
 
 class Basic(PerPicture):
     """The widely used basic MNIST example: its network, optimizer and batch size."""
 
     def __init__(self, device, limit=None):
-        net = nn.Sequential(
-            nn.Conv2d(1, 32, 3), nn.ReLU(), nn.Conv2d(32, 64, 3), nn.ReLU(),
-            nn.MaxPool2d(2), nn.Dropout(0.25), nn.Flatten(),
-            nn.Linear(9216, 128), nn.ReLU(), nn.Dropout(0.5),
-            nn.Linear(128, 10), nn.LogSoftmax(dim=1),
-        )  # fmt: skip
+        features = [nn.Conv2d(1, 32, 3), nn.ReLU(), nn.Conv2d(32, 64, 3), nn.ReLU()]
+        features += [nn.MaxPool2d(2), nn.Dropout(0.25), nn.Flatten()]
+        head = [nn.Linear(9216, 128), nn.ReLU(), nn.Dropout(0.5), nn.Linear(128, 10)]
+        net = nn.Sequential(*features, *head, nn.LogSoftmax(dim=1))
         super().__init__(device, net.to(device), batch_size=64, limit=limit)
         self.optimizer = optim.Adadelta(net.parameters(), lr=1.0)
         self.scheduler = optim.lr_scheduler.StepLR(self.optimizer, 1, gamma=0.7)
@@ -206,15 +133,14 @@ def measure_floor(nb):
     forward on 10,000, counted by torch. Bytes: each image read once; everything else
     could stay in a cache.
     """
-    net = nb.Net(nb.dropout)
+    net = nb.recipe["make_net"]()
     images, labels = torch.zeros(100, 1, 28, 28), torch.zeros(100, dtype=torch.long)
     with FlopCounterMode(display=False) as training:
         F.nll_loss(net(images), labels).backward()
     with FlopCounterMode(display=False) as judging, torch.inference_mode():
         net.eval()(images)
     operations = 600 * training.get_total_flops() + 100 * judging.get_total_flops()
-    size_of_image = 28 * 28 * 4
-    data = 70_000 * size_of_image
+    data = 70_000 * 28 * 28 * 4
     matrix = torch.randn(2048, 2048, device=nb.device)
     block = torch.randn(2**26, device=nb.device)
     target = torch.empty_like(block)
@@ -223,53 +149,55 @@ def measure_floor(nb):
     operation_rate, byte_rate = 2 * 2048**3 / product, 2 * 4 * 2**26 / copy
     return {
         "operations": operations,
-        "bytes": data,
         "operations_per_second": round(operation_rate),
-        "bytes_per_second": round(byte_rate),
         "seconds": max(operations / operation_rate, data / byte_rate),
     }
 
 
+def watch_memory(is_over, peaks):
+    """Append the memory of each child process to `peaks`, in bytes, until `is_over`."""
+    while not is_over.wait(0.2):
+        for child in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                peaks.append(child.memory_info().rss)
+
+
 def measure_run_all():
     """Run the notebook from a cold kernel: seconds in all, and of its training."""
+    is_over, peaks = threading.Event(), []
+    threading.Thread(target=watch_memory, args=(is_over, peaks)).start()
     with tempfile.TemporaryDirectory() as folder:
-        started = time.perf_counter()
-        executed = execute(
-            NOTEBOOK, Path(folder, "out.ipynb"), Path(folder), {"data_dir": str(DATA)}
-        )
+        started, folder = time.perf_counter(), Path(folder)
+        execute(NOTEBOOK, folder / "out.ipynb", folder, {"data_dir": str(DATA)})
         total = time.perf_counter() - started
-    log = log_lines(executed)
+        result = json.loads((folder / "result.json").read_text("utf-8"))
+    is_over.set()
     return {
         "run_all_seconds": total,
-        "training_seconds": sum(line["seconds"] for line in log),
-        "last_accuracy": log[-1]["test_accuracy"],
-        # Linux counts in KiB; the largest child so far is the notebook's kernel.
-        "peak_bytes": 1024 * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss,
+        "training_seconds": result["seconds"],
+        "peak_bytes": max(peaks),
     }
 
 
 def measure_start_up():
     """Seconds of a new process to import, hash and load the data that is there."""
     code = (
-        "import time; from notebook_loader import load_definitions;"
+        "import time; from S4.notebook_file import load_definitions;"
         "started = time.perf_counter(); nb = load_definitions();"
         f"nb.ensure_mnist({str(DATA)!r}); nb.split_data({str(DATA)!r}, 'test');"
         "print(time.perf_counter() - started)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=STUDY.parent, check=True, capture_output=True, text=True,
-    )  # fmt: skip
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
     return float(done.stdout.splitlines()[-1])
 
 
 def take_turns(contenders, repeats, device):
     """Return {name: [seconds of one epoch, ...]}, all contenders in every repeat."""
     times = {name: [] for name in contenders}
-    for repeat in range(1, repeats + 1):
-        for name, contender in contenders.items():
-            times[name].append(seconds_of(contender.epoch, device))
-            print(f"{repeat}/{repeats}  {name:<32}{times[name][-1]:8.1f} s", flush=True)
+    for repeat, (name, epoch) in itertools.product(range(repeats), contenders.items()):
+        times[name].append(seconds_of(epoch, device))
+        print(f"{repeat + 1}/{repeats} {name:<40}{times[name][-1]:8.1f} s", flush=True)
     return times
 
 
@@ -278,29 +206,21 @@ def measure(nb, repeats=3, basic_epochs=14, run_all=True, limit=None):
 
     `limit` takes only so many training images; the seconds are then worth nothing.
     """
-    device = nb.device
+    ours, basic = make_ours(nb, limit), Basic(nb.device, limit)
+    contenders = {OURS: ours}
+    for workers in WORKERS:
+        name = f"our network, fed per picture, {workers} workers"
+        contenders[name] = Usual(nb, workers, limit).epoch
+    contenders[BASIC] = basic.epoch
     results = {
         "device": nb.device_name,
-        "threads": torch.get_num_threads(),
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
         "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
-        "notebook_parameters": sum(w.numel() for w in nb.Net(0).parameters()),
         "start_up_seconds": [measure_start_up() for _ in range(repeats)],
         "run_all": measure_run_all() if run_all else None,
         "floor": measure_floor(nb),
     }
-    ours, basic = Ours(nb, limit), Basic(device, limit)
-    contenders = {OURS: ours}
-    for workers in WORKERS:
-        contenders[usual_name(workers)] = Usual(nb, workers, limit)
-    contenders[BASIC] = basic
-    seconds_of(ours.epoch, device)  # the first one also warms up
-    results["epoch_seconds"] = take_turns(contenders, repeats, device)
-    results["parts_seconds"] = [ours.parts() for _ in range(repeats)]
-    if device.type == "cuda":
-        results["peak_gpu_bytes"] = torch.cuda.max_memory_allocated()
+    ours()  # the first one also warms up
+    results["epoch_seconds"] = take_turns(contenders, repeats, nb.device)
     for _ in range(basic_epochs - repeats):
         basic.epoch()
     results["basic"] = {
@@ -313,33 +233,28 @@ def measure(nb, repeats=3, basic_epochs=14, run_all=True, limit=None):
 
 def epoch_table(results):
     """Return the seconds of one epoch of each contender, as a Markdown table."""
-    epochs, floor = results["epoch_seconds"], results["floor"]["seconds"]
+    seconds, floor = pd.DataFrame(results["epoch_seconds"]), results["floor"]["seconds"]
+    ratios = seconds.rdiv(seconds[OURS], axis=0).median()
     lines = ["| One epoch | Median, s | Range, s | Ours / this |", "|---|---|---|---|"]
-    for name, seconds in epochs.items():
-        spread = f"{min(seconds):.1f}–{max(seconds):.1f}"
-        ratio = ratio_to_ours(epochs, name)
-        lines.append(f"| {name} | {median(seconds):.1f} | {spread} | {ratio:.2f} |")
-    lines.append(f"| the floor | {floor:.1f} | | {median(epochs[OURS]) / floor:.1f} |")
-    return "\n".join(lines)
-
-
-def part_table(results):
-    """Return the seconds of the parts of our epoch, as a Markdown table."""
-    lines = ["| Part of our epoch | Median, s |", "|---|---|"]
-    for part in results["parts_seconds"][0]:
-        seconds = [repeat[part] for repeat in results["parts_seconds"]]
-        lines.append(f"| {part} | {median(seconds):.2f} |")
-    return "\n".join(lines)
+    for name, column in seconds.items():
+        spread = f"{column.min():.1f}–{column.max():.1f}"
+        lines.append(
+            f"| {name} | {column.median():.1f} | {spread} | {ratios[name]:.2f} |"
+        )
+    ratio = seconds[OURS].median() / floor
+    return "\n".join([*lines, f"| the floor | {floor:.1f} | | {ratio:.1f} |"])
 
 
 def fact_table(results):
     """Return everything else that was measured, as a Markdown table."""
     floor, basic = results["floor"], results["basic"]
-    rate, start_up = floor["operations_per_second"], median(results["start_up_seconds"])
+    start_up = pd.Series(results["start_up_seconds"]).median()
     facts = {
         "device": f"{results['device']}, torch {results['torch']}",
         "the floor's operations": f"{floor['operations'] / 1e9:,.0f} GFLOP",
-        "at the rate of a large matrix product": f"{rate / 1e9:,.0f} GFLOP/s",
+        "at the rate of a large matrix product": (
+            f"{floor['operations_per_second'] / 1e9:,.0f} GFLOP/s"
+        ),
         "basic example, parameters": f"{basic['parameters']:,}",
         f"basic example, accuracy after {basic['epochs']} epochs": (
             f"{basic['last_accuracy']:.2f} %"
@@ -350,36 +265,18 @@ def fact_table(results):
         facts["our whole training"] = f"{run['training_seconds']:.0f} s"
         facts["*Run all* from a cold kernel"] = f"{run['run_all_seconds']:.0f} s"
         facts["peak memory of the kernel"] = f"{run['peak_bytes'] / 2**20:,.0f} MiB"
-    lines = [f"| {name} | {fact} |" for name, fact in facts.items()]
-    return "\n".join(["| Besides | |", "|---|---|", *lines])
+    return facts_table(facts, "besides")
 
 
-def as_tables(results):
-    """Return all measurements as Markdown tables."""
-    tables = epoch_table(results), part_table(results), fact_table(results)
-    return "\n\n".join(tables)
-
-
-def ratio_to_ours(epochs, name):
-    """Median over the repeats of our seconds divided by those of contender `name`."""
-    return median([o / t for o, t in zip(epochs[OURS], epochs[name], strict=True)])
-
-
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="a trial on 1,000 images")
-    parser.add_argument("--table", action="store_true", help="print the last results")
-    arguments = parser.parse_args()
-    if not arguments.table:
-        nb = load_definitions()
-        nb.ensure_mnist(DATA)
-        if arguments.quick:
-            results = measure(nb, 1, basic_epochs=1, run_all=False, limit=1000)
-            print(as_tables(results))
-            return
-        RESULTS.write_text(json.dumps(measure(nb), indent=1) + "\n")
-    print(as_tables(json.loads(RESULTS.read_text())))
-
-
-if __name__ == "__main__":
-    main()
+def main(quick):
+    nb = load_definitions()
+    nb.ensure_mnist(DATA)
+    results = measure(nb, 1, 1, run_all=False, limit=1000) if quick else measure(nb)
+    tables = {"epochs": epoch_table(results), "besides": fact_table(results)}
+    print("\n\n".join(tables.values()))
+    if not quick:
+        RESULTS.write_text(json.dumps(results, indent=1) + "\n", "utf-8")
+        readme = ROOT.joinpath("README.md").read_text("utf-8")
+        for name, table in tables.items():
+            readme = fill(readme, name, table)
+        ROOT.joinpath("README.md").write_text(readme, "utf-8")

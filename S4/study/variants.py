@@ -1,134 +1,75 @@
-"""The variants of the study, and how one of them is trained.
+"""The variants of the study: each is the notebook's recipe but for what is named here.
 
-Each is a small change to what the notebook defines: other values in its parameters,
-an edit of its functions, or of its network. Everything else is the notebook's own.
+A variant changes numbers of the parameters cell, makes another network, or replaces an
+entry of the recipe. Everything else is the notebook's own.
 """
 
-import contextlib
 import functools
 import hashlib
-import io
 import json
-import platform
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
-import torchvision
 from torch import nn, optim
 
-from notebook_loader import load_definitions
+from ..notebook_file import load_definitions
 
 
 @dataclass
 class Variant:
     """One change to the notebook's recipe.
 
-    `parameters` replace values of the parameters cell; `edit(nb)` changes the loaded
-    notebook; `rebuild(nb, net)` changes its network. `group` says which part of the
-    report it belongs to: "recipe", "ablation", "size", "lean" or "start".
+    `parameters` replace values of the parameters cell; `make_net(nb)` makes the network
+    from the notebook's definitions; `changes` replace other entries of the recipe.
+    `group` is the part of the report that it belongs to: "recipe", "ablation", "size",
+    "lean" or "start". `consideration` is the choice that it puts to the test.
     """
 
     description: str
+    consideration: str | None = None
     parameters: dict = field(default_factory=dict)
-    edit: Callable | None = None
-    rebuild: Callable | None = None
+    make_net: Callable | None = None
+    changes: dict = field(default_factory=dict)
     group: str = "ablation"
 
-
-VARIANTS = {"recipe": Variant("as it stands in the notebook", group="recipe")}
-
-
-def changed(name, description, **parameters):
-    """Add a variant that only changes values of the parameters cell."""
-    VARIANTS[name] = Variant(description, parameters)
-
-
-def edited(name, description):
-    """Decorate an `edit(nb)` to make it a variant."""
-
-    def add(edit):
-        VARIANTS[name] = Variant(description, edit=edit)
-        return edit
-
-    return add
+    def load(self, notebook=None, **parameters):
+        """Return the notebook's definitions, and this variant's recipe."""
+        nb = load_definitions(notebook, **self.parameters, **parameters)
+        recipe = nb.recipe | self.changes
+        if self.make_net:
+            recipe["make_net"] = functools.partial(self.make_net, nb)
+        return nb, recipe
 
 
-def rebuilt(name, description, group="ablation"):
-    """Decorate a `rebuild(nb, net)` to make it a variant."""
-
-    def add(rebuild):
-        VARIANTS[name] = Variant(description, rebuild=rebuild, group=group)
-        return rebuild
-
-    return add
+# --- Training ------------------------------------------------------------------------
 
 
-# --- Parameters ---------------------------------------------------------------------
+def constant_rate(net, total_steps):
+    """SGD 0.01, momentum 0.9, as in the lesson"""
+    optimizer = optim.SGD(net.parameters(), 0.01, momentum=0.9)
+    return optimizer, optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
 
-changed("no dropout", "dropout 0", dropout=0.0)
-changed("dropout 0.1", "dropout 0.1", dropout=0.1)
-changed("dropout 0.25", "dropout 0.25", dropout=0.25)
-changed("learning rate a tenth", "max_lr 0.02", max_lr=0.02)
-changed("learning rate ten times", "max_lr 2.0", max_lr=2.0)
-changed("learning rate twice", "max_lr 0.4", max_lr=0.4)
-for size, scaled in ((32, 0.05), (512, 0.8), (2048, 3.2)):
-    changed(f"batch size {size}", "max_lr stays", batch_size=size)
-    changed(
-        f"batch size {size}, scaled", f"max_lr {scaled}", batch_size=size, max_lr=scaled
+
+def no_average(net, steps_per_epoch):
+    """the last step's weights are judged"""
+    return optim.swa_utils.AveragedModel(
+        net, avg_fn=lambda average, current, count: current, use_buffers=True
     )
-changed(
-    "no augmentation", "images as they are",
-    max_rotation=0.0, max_shift=0.0, max_scale=0.0, max_shear=0.0,
-)  # fmt: skip
-changed(
-    "weaker augmentation", "about three quarters of each",
-    max_rotation=9.0, max_shift=2.0, max_scale=0.09, max_shear=4.0,
-)  # fmt: skip
-changed("weight decay five times", "weight_decay 5e-4", weight_decay=5e-4)
-
-# --- Training -----------------------------------------------------------------------
 
 
-@edited("constant learning rate", "SGD 0.01, momentum 0.9, as in the lesson")
-def constant_learning_rate(nb):
-    def make_optimizer(net, total_steps, max_lr, weight_decay):
-        optimizer = optim.SGD(net.parameters(), 0.01, momentum=0.9)
-        return optimizer, optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
-
-    nb.make_optimizer = make_optimizer
+# --- Network -------------------------------------------------------------------------
 
 
-@edited("plain images at the end", "no augmentation in the last two epochs")
-def plain_images_at_the_end(nb):
-    train_one_epoch = nb.train_one_epoch
-
-    def without_augmentation(*arguments):
-        *others, augmentation, epoch = arguments
-        if epoch > nb.epochs - 2:
-            augmentation = dict.fromkeys(augmentation, 0.0)
-        return train_one_epoch(*others, augmentation, epoch)
-
-    nb.train_one_epoch = without_augmentation
-
-
-@edited("no normalisation", "pixels from 0 to 1 as they are")
-def no_normalisation(nb):
-    nb.MEAN, nb.STD, nb.BLACK = 0.0, 1.0, 0.0
-
-
-# --- Network ------------------------------------------------------------------------
-
-
-def replace(net, kind, make):
-    """Put `make(layer)` in the place of each layer of `kind` in `net`."""
-    for name, part in net.named_children():
-        if isinstance(part, kind):
-            setattr(net, name, make(part))
+def replace(part, kind, make):
+    """Put `make(layer)` in the place of each layer of `kind` in `part`."""
+    for name, child in part.named_children():
+        if isinstance(child, kind):
+            setattr(part, name, make(child))
         else:
-            replace(part, kind, make)
+            replace(child, kind, make)
 
 
 def conv_like(conv, **changes):
@@ -137,133 +78,140 @@ def conv_like(conv, **changes):
     return nn.Conv2d(**{key: getattr(conv, key) for key in keys} | changes)
 
 
-def layers_of(net):
-    """Return the layers of the three blocks and transitions, in order, as one list."""
-    parts = net.block1, net.transition1, net.block2, net.transition2, net.block3
-    return [layer for part in parts for layer in part]
+def convolutions(net):
+    """The blocks and transitions of `net`, in order."""
+    return net.block1, net.transition1, net.block2, net.transition2, net.block3
 
 
-def set_layers(net, layers):
-    """Make `layers` all that comes before the prediction."""
-    net.block1 = nn.Sequential(*layers)
-    for name in ("transition1", "block2", "transition2", "block3"):
-        setattr(net, name, nn.Sequential())
+def map_size(net):
+    """Height and width of the maps that reach the prediction."""
+    with torch.no_grad():
+        maps = nn.Sequential(*convolutions(net)).eval()(torch.zeros(1, 1, 28, 28))
+    return maps.shape[-1]
 
 
-@rebuilt("no BatchNorm", "biases in its place")
-def no_batchnorm(nb, net):
+def changed(change, nb):
+    """The notebook's network after `change(net)`."""
+    net = nb.recipe["make_net"]()
+    change(net)
+    return net
+
+
+def no_batchnorm(net):
+    """biases in its place"""
     replace(net, nn.BatchNorm2d, lambda layer: nn.Identity())
     replace(net, nn.Conv2d, functools.partial(conv_like, bias=True))
 
 
-@rebuilt("no BatchNorm in the first layer", "a bias in its place")
-def no_first_batchnorm(nb, net):
+def no_first_batchnorm(net):
+    """a bias in its place"""
     net.block1 = nn.Sequential(conv_like(net.block1[0], bias=True), nn.ReLU())
 
 
-@rebuilt("BatchNorm on the logits", "after the prediction")
-def batchnorm_on_logits(nb, net):
+def batchnorm_on_logits(net):
+    """after the prediction"""
     net.prediction = nn.Sequential(net.prediction, nn.BatchNorm2d(10))
 
 
-@rebuilt("ReLU on the logits", "the starting network's fault")
-def relu_on_logits(nb, net):
+def relu_on_logits(net):
+    """the starting network's fault"""
     net.gap = nn.Sequential(net.gap, nn.ReLU())
 
 
-@rebuilt("strided convolutions", "stride 2 in place of MaxPool")
-def strided_convolutions(nb, net):
+def strided_convolutions(net):
+    """stride 2 in place of MaxPool"""
     for transition in (net.transition1, net.transition2):
         transition[0] = conv_like(transition[0], bias=False, stride=2)
         transition[1] = nn.Identity()
 
 
-@rebuilt("MaxPool one layer earlier", "in the 1st and the 4th convolution's layer")
-def maxpool_earlier(nb, net):
-    for block, transition in (
-        (net.block1, net.transition1),
-        (net.block2, net.transition2),
-    ):
-        pool = transition[1]
+def maxpool_earlier(net):
+    """in the 1st and the 4th convolution's layer"""
+    block1, transition1, block2, transition2, _ = convolutions(net)
+    for block, transition in ((block1, transition1), (block2, transition2)):
+        block.insert(len(block) - 2, transition[1])
         transition[1] = nn.Identity()
-        block.insert(len(block) - 2, pool)
 
 
-@rebuilt("MaxPool before the prediction", "the second one moved to the end of block 3")
-def maxpool_last(nb, net):
+def maxpool_last(net):
+    """the second one moved to the end of block 3"""
     net.block3.append(net.transition2[1])
     net.transition2[1] = nn.Identity()
 
 
-@rebuilt("MaxPool after ReLU", "its usual place")
-def maxpool_after_relu(nb, net):
-    for name in ("transition1", "transition2"):
-        conv, pool, *others = getattr(net, name)
-        setattr(net, name, nn.Sequential(conv, *others, pool))
-
-
-def channels_of(conv):
-    return conv.in_channels, conv.out_channels
-
-
-@rebuilt("padded everywhere", "28×28, 14×14, 7×7 instead of 26, 24, 12, 6")
-def padded(nb, net):
-    for part in (net.block1, net.transition1):
-        part[0] = conv_like(part[0], bias=False, padding=1)
-
-
-@rebuilt("1×1 transitions", "after each MaxPool, to half the channels")
-def squeezing_transitions(nb, net):
-    for transition, block in (
-        (net.transition1, net.block2),
-        (net.transition2, net.block3),
-    ):
+def squeezing_transitions(net):
+    """after each MaxPool, to half the channels"""
+    _, transition1, block2, transition2, block3 = convolutions(net)
+    for transition, block in ((transition1, block2), (transition2, block3)):
         channels = transition[0].out_channels
         squeeze = nn.Conv2d(channels, channels // 2, kernel_size=1, bias=False)
         transition.extend([squeeze, nn.BatchNorm2d(channels // 2), nn.ReLU()])
         block[0] = conv_like(block[0], in_channels=channels // 2, bias=False)
 
 
-@rebuilt("5×5 first layer", "for the first 3×3")
-def first_5x5(nb, net):
+def first_5x5(net):
+    """for the first 3×3"""
     net.block1[0] = conv_like(net.block1[0], kernel_size=5, padding=1, bias=False)
 
 
-def map_size(net):
-    """Height and width of the maps that reach the prediction."""
-    with torch.no_grad():
-        return (
-            nn.Sequential(*layers_of(net)).eval()(torch.zeros(1, 1, 28, 28)).shape[-1]
-        )
-
-
-@rebuilt("large kernel for GAP", "a convolution as wide as the maps")
-def large_kernel(nb, net):
+def large_kernel(net):
+    """a convolution as wide as the maps"""
     net.prediction = conv_like(net.prediction, kernel_size=map_size(net))
     net.gap = nn.Identity()
 
 
-@rebuilt("fully connected head", "all features of the last maps to 10")
-def fully_connected_head(nb, net):
+def fully_connected_head(net):
+    """all features of the last maps to 10"""
     features = net.prediction.in_channels * map_size(net) ** 2
     net.prediction = nn.Sequential(nn.Flatten(), nn.Linear(features, 10))
     net.gap = nn.Identity()
 
 
-@rebuilt("receptive field cut short", "1×1 kernels in block 3 from its 2nd layer on")
-def short_receptive_field(nb, net):
+def short_receptive_field(net):
+    """1×1 kernels in block 3 from its 2nd layer on"""
     for number, layer in enumerate(net.block3):
         if isinstance(layer, nn.Conv2d) and number > 0:
-            net.block3[number] = nn.Conv2d(*channels_of(layer), 1, bias=False)
+            channels = layer.in_channels, layer.out_channels
+            net.block3[number] = nn.Conv2d(*channels, kernel_size=1, bias=False)
 
 
-def build(nb, net, *blocks, first_padding=0, layer=None):
-    """Give `net` other convolutions: each of `blocks` is a list of output channels.
+class RawPixels(nn.Module):
+    """The notebook's network behind a layer that undoes the normalisation."""
 
-    As in the recipe, the first block is not padded, MaxPool stands in the last layer
-    of every block but the last, and dropout at the end. `layer` makes all layers but
-    the first; it takes what the notebook's `conv3x3` takes, its default.
+    def __init__(self, nb):
+        super().__init__()
+        self.mean, self.std, self.net = nb.MEAN, nb.STD, nb.recipe["make_net"]()
+
+    def forward(self, images):
+        return self.net(images * self.std + self.mean)
+
+
+def separable(in_channels, out_channels, *pooling, padding=1, relu_between=True):
+    """A 3×3 convolution of each channel by itself, then a 1×1 that mixes them.
+
+    With BatchNorm and ReLU between the two, or only behind both.
     """
+    by_channel = nn.Conv2d(
+        in_channels, in_channels, 3, padding=padding, groups=in_channels, bias=False
+    )
+    between = [nn.BatchNorm2d(in_channels), nn.ReLU()] if relu_between else []
+    mixing = nn.Conv2d(in_channels, out_channels, 1, bias=False)
+    end = [*pooling, nn.BatchNorm2d(out_channels), nn.ReLU()]
+    return [by_channel, *between, mixing, *end]
+
+
+one_relu = functools.partial(separable, relu_between=False)
+
+
+def build(blocks, nb, first_padding=0, layer=None):
+    """The notebook's network with other convolutions.
+
+    Each of `blocks` is a list of output channels. As in the recipe, the first block is
+    not padded, MaxPool stands in the last layer of every block but the last, and
+    dropout at the end. `layer` makes all layers but the first; it takes what the
+    notebook's `conv3x3` takes, its default.
+    """
+    net = nb.recipe["make_net"]()
     layers, in_channels = [], 1
     for block in blocks:
         for number, out_channels in enumerate(block, 1):
@@ -273,248 +221,191 @@ def build(nb, net, *blocks, first_padding=0, layer=None):
             make = layer if layer and in_channels > 1 else nb.conv3x3
             layers += make(in_channels, out_channels, *pooling, padding=padding)
             in_channels = out_channels
-    set_layers(net, [*layers, nn.Dropout(nb.dropout)])
+    net.block1 = nn.Sequential(*layers, net.block3[-1])
+    for name in ("transition1", "block2", "transition2", "block3"):
+        setattr(net, name, nn.Sequential())
     net.prediction = nn.Conv2d(in_channels, 10, kernel_size=1)
-
-
-@rebuilt("kernels kept constant", "17 in every layer")
-def constant_kernels(nb, net):
-    build(nb, net, [17, 17], [17, 17, 17], [17, 17, 17])
-
-
-@rebuilt("wider first block", "8, 12 | 16, 16, 16 | 22, 22, 22")
-def wider_first_block(nb, net):
-    build(nb, net, [8, 12], [16, 16, 16], [22, 22, 22])
-
-
-@rebuilt("fewer layers", "8, 12 | 16, 20 | 30, 30")
-def fewer_layers(nb, net):
-    build(nb, net, [8, 12], [16, 20], [30, 30])
-
-
-@rebuilt("more layers", "8, 8 | 16, 16, 16 | 16 × 5")
-def more_layers(nb, net):
-    build(nb, net, [8, 8], [16, 16, 16], [16] * 5)
-
-
-# --- The same design, narrower and wider ---------------------------------------------
-
-SIZES = {
-    "a quarter as wide": ([3, 3], [4, 4, 4], [6, 6, 6]),
-    "a third as wide": ([3, 3], [6, 6, 6], [8, 8, 8]),
-    "half as wide": ([4, 4], [8, 8, 8], [11, 11, 11]),
-    "six tenths as wide": ([5, 5], [9, 9, 9], [13, 13, 13]),
-    "three quarters as wide": ([6, 6], [12, 12, 12], [16, 16, 16]),
-    "as wide as allowed": ([8, 8], [16, 16, 16], [23, 23, 23]),
-}
-
-
-def add_size(name, blocks):
-    @rebuilt(name, ", ".join(map(str, blocks)), group="size")
-    def resized(nb, net):
-        build(nb, net, *blocks)
-
-
-for name, blocks in SIZES.items():
-    add_size(name, blocks)
-
-# --- As few parameters as reach 99.40 % ----------------------------------------------
-
-# So small a network underfits: it gets more updates and less to hold it back.
-LEAN_TRAINING = {
-    "batch_size": 64, "max_lr": 0.1, "weight_decay": 0.0, "dropout": 0.0,
-    "max_rotation": 8.0, "max_shift": 2.0, "max_scale": 0.08, "max_shear": 4.0,
-}  # fmt: skip
-
-
-def add_lean(name, *blocks, make=build, **parameters):
-    """Add a network of few channels, in the lean training but for `parameters`."""
-    channels = " | ".join(", ".join(map(str, block)) for block in blocks)
-    changes = [f"{key} {value}" for key, value in parameters.items()]
-    VARIANTS[name] = Variant(
-        "; ".join([channels, *changes]),
-        LEAN_TRAINING | parameters,
-        rebuild=lambda nb, net: make(nb, net, *blocks),
-        group="lean",
-    )
-
-
-def separable(in_channels, out_channels, *pooling, padding=1, relu_between=True):
-    """A 3×3 convolution of each channel by itself, then a 1×1 that mixes them.
-
-    With BatchNorm and ReLU between the two, or only behind both.
-    """
-    between = [nn.BatchNorm2d(in_channels), nn.ReLU()] if relu_between else []
-    return [
-        nn.Conv2d(
-            in_channels, in_channels, 3, padding=padding, groups=in_channels, bias=False
-        ),
-        *between,
-        nn.Conv2d(in_channels, out_channels, 1, bias=False),
-        *pooling,
-        nn.BatchNorm2d(out_channels),
-        nn.ReLU(),
-    ]
-
-
-add_lean("lean, 4,724", [6, 6], [8] * 3, [10] * 3)
-add_lean("lean, 4,724, rate 0.2", [6, 6], [8] * 3, [10] * 3, max_lr=0.2)
-add_lean(
-    "lean, 4,724, mild augmentation", [6, 6], [8] * 3, [10] * 3,
-    max_rotation=5.0, max_shift=1.5, max_scale=0.06, max_shear=2.0,
-)  # fmt: skip
-add_lean(
-    "lean, 4,724, stronger augmentation", [6, 6], [8] * 3, [10] * 3,
-    max_rotation=12.0, max_shift=2.5, max_scale=0.12, max_shear=8.0,
-)  # fmt: skip
-add_lean("lean, 4,724, weight decay", [6, 6], [8] * 3, [10] * 3, weight_decay=1e-4)
-add_lean("lean, 4,886", [6, 6], [8] * 4, [9] * 3)
-add_lean(
-    "lean, 4,724, padded", [6, 6], [8] * 3, [10] * 3,
-    make=functools.partial(build, first_padding=1),
-)  # fmt: skip
-add_lean(
-    "lean, 4,784, separable", [10, 10], [20] * 3, [24] * 3,
-    make=functools.partial(build, layer=separable),
-)  # fmt: skip
-add_lean(
-    "lean, 3,498, separable", [8, 8], [16] * 3, [20] * 3,
-    make=functools.partial(build, layer=separable),
-)  # fmt: skip
-
-one_relu = functools.partial(separable, relu_between=False)
-add_lean(
-    "lean, 3,420, separable, one ReLU", [10, 10], [16] * 3, [20] * 3,
-    make=functools.partial(build, layer=one_relu),
-)  # fmt: skip
-add_lean(
-    "lean, 3,492, separable, one ReLU", [8, 8], [14] * 3, [19] * 4,
-    make=functools.partial(build, layer=one_relu),
-)  # fmt: skip
-
-# --- The lesson's starting network ---------------------------------------------------
+    return net
 
 
 class StartingNetwork(nn.Module):
-    """Seven convolutions, 6,379,786 parameters, and a ReLU on the logits or not."""
+    """The lesson's: seven convolutions, 6,379,786 parameters, ReLU on the logits."""
 
-    def __init__(self, relu_on_logits):
+    def __init__(self, nb, relu_on_logits=True):
         super().__init__()
-        widths = [1, 32, 64, 128, 256, 512, 1024]
         layers = []
-        for number, (in_channels, out_channels) in enumerate(pairwise(widths), 1):
-            padding = 1 if number <= 4 else 0
-            layers += [nn.Conv2d(in_channels, out_channels, 3, padding=padding)]
-            layers += [nn.ReLU()]
-            if number in (2, 4):
+        for number, channels in enumerate(pairwise([1, 32, 64, 128, 256, 512, 1024])):
+            padding = 1 if number < 4 else 0
+            layers += [nn.Conv2d(*channels, 3, padding=padding), nn.ReLU()]
+            if number in (1, 3):
                 layers += [nn.MaxPool2d(2)]
-        layers += [
-            nn.Conv2d(1024, 10, 3),
-            nn.ReLU() if relu_on_logits else nn.Identity(),
-        ]
-        self.layers = nn.Sequential(*layers)
+        last = nn.ReLU() if relu_on_logits else nn.Identity()
+        self.layers = nn.Sequential(*layers, nn.Conv2d(1024, 10, 3), last)
 
     def forward(self, images):
         return F.log_softmax(self.layers(images).flatten(1), dim=1)
 
 
-def as_the_lesson_does(nb, relu_on_logits):
-    """The starting network and its training: SGD at a constant rate, plain images."""
-    constant_learning_rate(nb)
-    nb.Net = lambda dropout: StartingNetwork(relu_on_logits)
-    nb.make_average = lambda net, steps: LastStep(net)
+# --- All of them ---------------------------------------------------------------------
 
 
-class LastStep:
-    """In the place of the notebook's average: the weights of the last step."""
-
-    def __init__(self, net):
-        self.module = net
-
-    def update_parameters(self, net):
-        pass
+def numbers(description, consideration, **parameters):
+    """A variant of which only numbers of the parameters cell differ."""
+    return Variant(description, consideration, parameters)
 
 
-@edited("no averaging", "the last step's weights are judged")
-def no_averaging(nb):
-    nb.make_average = lambda net, steps: LastStep(net)
+def network(change, consideration=None):
+    """A variant whose network is the notebook's after `change(net)`."""
+    make_net = functools.partial(changed, change)
+    return Variant(change.__doc__, consideration, make_net=make_net)
 
 
-STILL = {"max_rotation": 0.0, "max_shift": 0.0, "max_scale": 0.0, "max_shear": 0.0}
-VARIANTS["starting network"] = Variant(
-    "as in the lesson, ReLU on the logits", STILL,
-    edit=functools.partial(as_the_lesson_does, relu_on_logits=True), group="start",
-)  # fmt: skip
-VARIANTS["starting network, no last ReLU"] = Variant(
-    "the same without that ReLU", STILL,
-    edit=functools.partial(as_the_lesson_does, relu_on_logits=False), group="start",
-)  # fmt: skip
-
-# --- Training one of them ------------------------------------------------------------
+def resized(consideration, *blocks, group="ablation", parameters=None, **options):
+    """A variant whose convolutions have other numbers of channels."""
+    channels = " | ".join(", ".join(map(str, block)) for block in blocks)
+    make_net = functools.partial(build, blocks, **options)
+    return Variant(channels, consideration, parameters or {}, make_net, group=group)
 
 
-def recipe_id(nb):
-    """Return a short name for the notebook's recipe: its network and its numbers.
+# So small a network underfits: it gets more updates and less to hold it back.
+LEAN = {"batch_size": 64, "max_lr": 0.1, "weight_decay": 0.0, "dropout": 0.0}
+LEAN |= {"max_rotation": 8.0, "max_shift": 2.0, "max_scale": 0.08, "max_shear": 4.0}
 
-    It is the same with every version of torch, and whatever the number of epochs.
+
+def lean(*blocks, layer=None, first_padding=0, **parameters):
+    """A network of few channels, in the lean training but for `parameters`."""
+    options = {"layer": layer, "first_padding": first_padding, "group": "lean"}
+    variant = resized(None, *blocks, parameters=LEAN | parameters, **options)
+    changes = [f"{key} {value}" for key, value in parameters.items()]
+    variant.description = "; ".join([variant.description, *changes])
+    return variant
+
+
+def starting(description, **options):
+    """The lesson's starting network, trained as the lesson trains it."""
+    changes = {"make_optimizer": constant_rate, "make_average": no_average}
+    make_net = functools.partial(StartingNetwork, **options)
+    changes["augment"] = None
+    return Variant(description, None, {}, make_net, changes, group="start")
+
+
+SAME_RATE = "max_lr stays"
+RATE, SIZE, DROPOUT = "Learning rate", "Batch size", "Dropout"
+LAST_BATCHNORM = "BatchNorm's distance from the prediction"
+LAST_MAXPOOL = "MaxPooling's distance from the prediction"
+FEW = [6, 6], [8] * 3, [10] * 3
+MILD = {"max_rotation": 5.0, "max_shift": 1.5, "max_scale": 0.06, "max_shear": 2.0}
+STRONG = {"max_rotation": 12.0, "max_shift": 2.5, "max_scale": 0.12, "max_shear": 8.0}
+
+VARIANTS = {
+    "recipe": Variant("as it stands in the notebook", group="recipe"),
+    "fewer layers": resized("How many layers", [8, 12], [16, 20], [30, 30]),
+    "more layers": resized("How many layers", [8, 8], [16] * 3, [16] * 5),
+    "strided convolutions": network(strided_convolutions, "MaxPooling"),
+    "fully connected head": network(fully_connected_head, "1×1 convolutions"),
+    "5×5 first layer": network(first_5x5, "3×3 convolutions"),
+    "receptive field cut short": network(short_receptive_field, "Receptive field"),
+    "learning rate a tenth": numbers("max_lr 0.02", RATE, max_lr=0.02),
+    "learning rate ten times": numbers("max_lr 2.0", RATE, max_lr=2.0),
+    "constant learning rate": Variant(
+        constant_rate.__doc__, RATE, changes={"make_optimizer": constant_rate}
+    ),
+    "kernels kept constant": resized(
+        "Kernels, and how many", [17] * 2, [17] * 3, [17] * 3
+    ),
+    "wider first block": resized(None, [8, 12], [16] * 3, [22] * 3),
+    "no BatchNorm": network(no_batchnorm, "BatchNorm"),
+    "no BatchNorm in the first layer": network(no_first_batchnorm),
+    "no normalisation": Variant(
+        "pixels from 0 to 1 as they are", "Image normalisation", make_net=RawPixels
+    ),
+    "MaxPool one layer earlier": network(maxpool_earlier, "Position of MaxPooling"),
+    "1×1 transitions": network(squeezing_transitions, "Transition layers"),
+    "no dropout": numbers("dropout 0", DROPOUT, dropout=0.0),
+    "dropout 0.1": numbers("dropout 0.1", DROPOUT, dropout=0.1),
+    "dropout 0.25": numbers("dropout 0.25", DROPOUT, dropout=0.25),
+    "MaxPool before the prediction": network(maxpool_last, LAST_MAXPOOL),
+    "BatchNorm on the logits": network(batchnorm_on_logits, LAST_BATCHNORM),
+    "ReLU on the logits": network(relu_on_logits, LAST_BATCHNORM),
+    "large kernel for GAP": network(large_kernel, "When to stop convolving"),
+    "batch size 32": numbers(SAME_RATE, SIZE, batch_size=32),
+    "batch size 32, scaled": numbers("max_lr 0.05", SIZE, batch_size=32, max_lr=0.05),
+    "batch size 512": numbers(SAME_RATE, SIZE, batch_size=512),
+    "batch size 512, scaled": numbers("max_lr 0.8", SIZE, batch_size=512, max_lr=0.8),
+    "batch size 2048": numbers(SAME_RATE, SIZE, batch_size=2048),
+    "batch size 2048, scaled": numbers("max_lr 3.2", SIZE, batch_size=2048, max_lr=3.2),
+    "no augmentation": Variant(
+        "images as they are", "Augmentation (etc)", changes={"augment": None}
+    ),
+    "no averaging": Variant(
+        no_average.__doc__,
+        "Averaged weights (etc)",
+        changes={"make_average": no_average},
+    ),
+    # The same design, narrower and wider.
+    "a quarter as wide": resized(None, [3, 3], [4] * 3, [6] * 3, group="size"),
+    "a third as wide": resized(None, [3, 3], [6] * 3, [8] * 3, group="size"),
+    "half as wide": resized(None, [4, 4], [8] * 3, [11] * 3, group="size"),
+    "six tenths as wide": resized(None, [5, 5], [9] * 3, [13] * 3, group="size"),
+    "three quarters as wide": resized(None, [6, 6], [12] * 3, [16] * 3, group="size"),
+    "as wide as allowed": resized(None, [8, 8], [16] * 3, [23] * 3, group="size"),
+    # As few parameters as reach 99.40 %.
+    "lean, 4,724": lean(*FEW),
+    "lean, 4,724, rate 0.2": lean(*FEW, max_lr=0.2),
+    "lean, 4,724, mild augmentation": lean(*FEW, **MILD),
+    "lean, 4,724, stronger augmentation": lean(*FEW, **STRONG),
+    "lean, 4,724, weight decay": lean(*FEW, weight_decay=1e-4),
+    "lean, 4,886": lean([6, 6], [8] * 4, [9] * 3),
+    "lean, 4,724, padded": lean(*FEW, first_padding=1),
+    "lean, 4,784, separable": lean([10] * 2, [20] * 3, [24] * 3, layer=separable),
+    "lean, 3,498, separable": lean([8] * 2, [16] * 3, [20] * 3, layer=separable),
+    "lean, 3,420, separable, one ReLU": lean(
+        [10] * 2, [16] * 3, [20] * 3, layer=one_relu
+    ),
+    "lean, 3,492, separable, one ReLU": lean(
+        [8] * 2, [14] * 3, [19] * 4, layer=one_relu
+    ),
+    "starting network": starting("as in the lesson, ReLU on the logits"),
+    "starting network, no last ReLU": starting(
+        "the same without that ReLU", relu_on_logits=False
+    ),
+}
+
+
+def identity(recipe):
+    """Return a short hash of what a recipe trains, and how, whatever it is called.
+
+    It stands for the network as a function, its optimizer and schedule, augmentation,
+    averaging, batch size and precision; not for the number of epochs, nor for the
+    version of torch.
     """
-    keys = "kind", "output", "kernel", "jump", "parameters"
-    table = nb.layer_table(nb.Net(nb.dropout))
-    layers = [
-        [list(row[k]) if k == "output" else row[k] for k in keys] for row in table
+    net, calls = recipe["make_net"]().double().eval(), []
+
+    def note(layer, inputs, output):
+        calls.append([type(layer).__name__, getattr(layer, "p", None), *output.shape])
+
+    for layer in net.modules():
+        if not list(layer.children()):
+            layer.register_forward_hook(note)
+    with torch.no_grad():
+        for number, weight in enumerate(net.parameters(), 1):
+            wave = torch.sin(number + torch.arange(weight.numel(), dtype=torch.double))
+            weight.copy_((wave + 0.3).view_as(weight) / weight[0].numel() ** 0.5)
+        images = torch.sin(torch.arange(2 * 784, dtype=torch.double))
+        outputs = net(images.view(2, 1, 28, 28)).flatten().tolist()
+    optimizer, scheduler = recipe["make_optimizer"](net, 50)
+    options = "momentum", "nesterov", "betas", "weight_decay"
+    for _ in range(50):
+        outputs += scheduler.get_last_lr()
+        optimizer.step()
+        scheduler.step()
+    augment = recipe["augment"]
+    described = [
+        calls,
+        [list(weight.shape) for weight in net.parameters()],
+        [f"{number:.6g}" for number in outputs],
+        [type(optimizer).__name__, *map(optimizer.defaults.get, options)],
+        augment and [augment.func.__name__, augment.keywords],
+        [recipe["make_average"].__name__, recipe["batch_size"], "float32"],
     ]
-    numbers = {key: nb.recipe[key] for key in nb.recipe if key != "epochs"}
-    described = json.dumps([layers, numbers, nb.batch_size, nb.dropout])
-    return hashlib.sha256(described.encode()).hexdigest()[:8]
-
-
-def train(variant, seed, epochs, split, data_dir, train_limit=None):
-    """Train one variant and return its result as a dict fit for JSON.
-
-    A run whose loss is not finite is a result too: `failed` then says what happened.
-    """
-    chosen = VARIANTS[variant]
-    history, failed = [], None
-    torch.set_num_threads(1)  # as many runs as cores share them best
-    with contextlib.redirect_stdout(io.StringIO()):  # log and progress bar
-        recipe = recipe_id(load_definitions())
-        nb = load_definitions(epochs=epochs, **chosen.parameters)
-        nb.ensure_mnist(data_dir)
-        if chosen.edit:
-            chosen.edit(nb)
-        train_data, judged = nb.split_data(data_dir, split, train_limit)
-        train_data, judged = (
-            [tensor.to(nb.device) for tensor in pair] for pair in (train_data, judged)
-        )
-        torch.manual_seed(seed)
-        net = nb.Net(nb.dropout)
-        if chosen.rebuild:
-            chosen.rebuild(nb, net)
-        net = nb.to_device(net, nb.device)
-        train_loader = nb.make_loader(*train_data, nb.batch_size, shuffle=True)
-        loader = nb.make_loader(*judged, 1000, shuffle=False)
-        try:
-            nb.fit(net, train_loader, loader, history, nb.recipe, split)
-        except FloatingPointError as error:
-            failed = str(error)
-    return {
-        "recipe": recipe,
-        "variant": variant,
-        "seed": seed,
-        "split": split,
-        "epochs": epochs,
-        "train_limit": train_limit,
-        "parameters": sum(weight.numel() for weight in net.parameters()),
-        "failed": failed,
-        "history": [rounded(row) for row in history],
-        "seconds": round(sum(row["seconds"] for row in history), 1),
-        "device": nb.device_name,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
-    }
-
-
-def rounded(row):
-    """Return a line of the history with no more digits than mean anything."""
-    return {name: float(f"{value:.6g}") for name, value in row.items()}
+    return hashlib.sha256(json.dumps(described).encode()).hexdigest()[:8]

@@ -1,9 +1,11 @@
-"""What the tests share: the notebook's definitions, and MNIST on disk."""
+"""What the tests share: the notebook's definitions, what is committed, and MNIST."""
+
+import json
 
 import matplotlib
 import pytest
 
-from notebook_loader import NOTEBOOK, load_definitions
+from S4.notebook_file import NOTEBOOK, load_definitions, read_notebook
 
 matplotlib.use("Agg")
 
@@ -15,8 +17,39 @@ def nb():
 
 
 @pytest.fixture(scope="session")
+def notebook():
+    """The committed notebook."""
+    return read_notebook()
+
+
+@pytest.fixture(scope="session")
+def prose(notebook):
+    """The text of all the notebook's Markdown cells."""
+    cells = (c.source for c in notebook.cells if c.cell_type == "markdown")
+    return "\n".join(cells)
+
+
+@pytest.fixture(scope="session")
+def result():
+    """The record of the committed run."""
+    return json.loads(NOTEBOOK.with_name("result.json").read_text("utf-8"))
+
+
+@pytest.fixture(scope="session")
+def readme():
+    return NOTEBOOK.parents[1].joinpath("README.md").read_text("utf-8")
+
+
+@pytest.fixture(scope="session")
 def data_dir(nb):
     """The folder of the real MNIST, fetched the notebook's way if it is missing."""
     folder = NOTEBOOK.with_name("data")
     nb.ensure_mnist(folder)
     return folder
+
+
+@pytest.fixture
+def subset(nb, data_dir):
+    """The first 512 training images and labels."""
+    images, labels = nb.load_images(data_dir, train=True)
+    return images[:512], labels[:512]

@@ -10,20 +10,8 @@ import nbformat
 import pytest
 import torch
 
-from notebook_loader import NOTEBOOK
-from reading import check_clean, code_cells, log, log_lines, picture, summary
-
-README = NOTEBOOK.parents[1] / "README.md"
-
-
-@pytest.fixture(scope="module")
-def notebook():
-    return nbformat.read(NOTEBOOK, as_version=4)
-
-
-@pytest.fixture(scope="module")
-def readme():
-    return README.read_text(encoding="utf-8")
+from run import result_table
+from S4.notebook_file import NOTEBOOK, check_clean, fill, printed, tagged
 
 
 def test_the_notebook_is_clean(notebook):
@@ -41,95 +29,85 @@ def test_no_machines_paths_are_in_it():
 
 
 def test_it_imports_only_what_colab_has(notebook):
-    imported = set()
-    for cell in code_cells(notebook):
-        imported |= set(
-            re.findall(r"^(?:import|from) (\w+)", cell.source, re.MULTILINE)
-        )
+    code = "\n".join(c.source for c in notebook.cells if c.cell_type == "code")
+    imported = set(re.findall(r"^(?:import|from) (\w+)", code, re.MULTILINE))
     allowed = {"torch", "torchvision", "torchsummary", "tqdm", "matplotlib", "numpy"}
     assert imported <= allowed | sys.stdlib_module_names
 
 
-def test_the_log_tells_each_epoch_once(nb, notebook):
-    lines = log_lines(notebook)
-    assert [line["epoch"] for line in lines] == list(range(1, nb.epochs + 1))
+def test_the_run_is_the_exercises_at_the_first_seed(nb, result):
+    assert result["settings"] == nb.settings_of(nb.recipe)
+    assert (result["seed"], result["judge_on"], result["train_limit"]) == (
+        nb.seed,
+        "test",
+        None,
+    )
+    assert [nb.seed, nb.judge_on, nb.train_limit] == [1, "test", None]
+
+
+def test_the_record_tells_each_epoch_once(nb, result):
+    rows = result["rows"]
+    assert [row["epoch"] for row in rows] == list(range(1, nb.epochs + 1))
     assert nb.epochs < 20
-    assert all(math.isfinite(number) for line in lines for number in line.values())
+    assert all(math.isfinite(number) for row in rows for number in row.values())
+    assert result["seconds"] == pytest.approx(sum(row["seconds"] for row in rows))
 
 
-def test_the_run_is_the_exercises_at_the_first_seed(nb, notebook):
-    assert (nb.seed, nb.judge_on, nb.train_limit) == (1, "test", None)
-    assert "60,000 images to train on\n10,000 test images to judge on" in log(notebook)
-
-
-def test_the_last_epochs_meet_the_bar(notebook):
-    last_three = [line["test_accuracy"] for line in log_lines(notebook)[-3:]]
+def test_the_last_epochs_meet_the_bar(nb, result):
+    last_three = [row["eval_accuracy"] for row in result["rows"][-3:]]
     assert min(last_three) >= 99.40
     assert last_three[-1] >= 99.50
-    assert "ALL FIVE RULES ARE MET." in log(notebook)
+    assert result["verdict"] == nb.verdict(result["rows"], nb.epochs)
+    assert result["verdict"] == "ALL FIVE RULES ARE MET."
 
 
-def test_the_summary_agrees_with_the_log_and_the_network(nb, notebook):
-    rows, lines = summary(notebook), log_lines(notebook)
-    parameters = sum(weight.numel() for weight in nb.Net(nb.dropout).parameters())
-    assert rows["Parameters"] == f"{parameters:,}"
-    assert rows["Epochs"] == str(len(lines))
-    assert rows["Last-epoch test accuracy"] == f"{lines[-1]['test_accuracy']:.2f} %"
-    assert f"Device: {rows['Device']};" in log(notebook)
-    minutes, seconds = re.findall(r"\d+", rows["Training time"])
-    total = sum(line["seconds"] for line in lines)
-    assert 60 * int(minutes) + int(seconds) == pytest.approx(total, abs=2)
+def test_the_log_is_that_of_the_record(nb, notebook, result, capsys):
+    for row in result["rows"]:
+        nb.print_row(row, result["judge_on"])
+    assert printed(tagged(notebook, "training")) == capsys.readouterr().out
 
 
-def result_table(markdown):
-    """The rows of the result table in Markdown text, as a dict."""
-    table = re.search(r"\| this run \|\n\|---\|---\|\n((?:\|.*\n?)+)", markdown)[1]
-    return dict(line.strip("| ").split(" | ") for line in table.splitlines())
-
-
-def test_the_tables_at_the_top_are_the_summary(notebook, readme):
-    assert result_table(notebook.cells[0].source) == summary(notebook)
-    assert result_table(readme) == summary(notebook)
+def test_the_tables_at_the_top_are_the_records(notebook, readme, result):
+    table = result_table(result)
+    for text in (notebook.cells[0].source, readme):
+        assert fill(text, "result", table) == text
 
 
 def test_the_readmes_picture_is_the_notebooks(notebook):
-    png = base64.b64decode(picture(notebook, "curves"))
-    assert NOTEBOOK.with_name("curves.png").read_bytes() == png
+    png = tagged(notebook, "curves").outputs[0].data["image/png"]
+    assert NOTEBOOK.with_name("curves.png").read_bytes() == base64.b64decode(png)
 
 
-def test_the_weights_give_the_last_line_of_the_log(nb, notebook, data_dir):
+def test_the_weights_are_the_records(nb, result, data_dir):
     net = nb.Net(nb.dropout)
     weights = torch.load(NOTEBOOK.with_name("net.pt"), weights_only=True)
     net.load_state_dict(weights)
-    _, test_data = nb.split_data(data_dir, "test")
-    loader = nb.make_loader(*test_data, batch_size=1000, shuffle=False)
-    loss, accuracy = nb.evaluate(net, loader)
-    last = log_lines(notebook)[-1]
-    assert f"{accuracy:.2f}" == f"{last['test_accuracy']:.2f}"
-    assert loss == pytest.approx(last["test_loss"], abs=1e-4)
-    misread = re.search(r"(\d+) of 10,000 are misread", log(notebook))[1]
-    assert int(misread) == round(100 * (100 - accuracy))
+    assert result["parameters"] == sum(weight.numel() for weight in net.parameters())
+    _, (images, labels) = nb.split_data(data_dir, "test")
+    predicted = nb.predict_batches(net, images).argmax(dim=1)
+    assert result["misread"] == (predicted != labels).nonzero().squeeze(1).tolist()
+    loss, accuracy = nb.evaluate(net, images, labels)
+    last = result["rows"][-1]
+    assert f"{accuracy:.2f}" == f"{last['eval_accuracy']:.2f}"
+    assert loss == pytest.approx(last["eval_loss"], abs=1e-4)
 
 
-def test_the_lessons_every_point_has_a_row(notebook):
-    text = "\n".join(c.source for c in notebook.cells if c.cell_type == "markdown")
-    table = re.findall(r"^\| \*\*(\d+)\. (.+) \|$", text, re.MULTILINE)
+def test_the_lessons_every_point_has_a_row(prose):
+    table = re.findall(r"^\| \*\*(\d+)\. (.+) \|$", prose, re.MULTILINE)
     assert [int(number) for number, _ in table[:20]] == list(range(1, 21))
     for number, row in table:
-        choice, measured, why = row.split(" | ")
-        assert re.fullmatch(r".+:\*\* .+; .*(\[|`).+", choice), number
+        _, measured, why = row.split(" | ")
         assert measured and len(why.split()) >= 15, number
 
 
-def test_the_links_lead_to_headings(notebook):
-    text = "\n".join(c.source for c in notebook.cells if c.cell_type == "markdown")
-    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+def test_the_links_lead_to_headings(prose):
+    headings = re.findall(r"^#+ (.+)$", prose, re.MULTILINE)
     anchors = {heading.replace(" ", "-") for heading in headings}
-    assert set(re.findall(r"\]\(#([^)]+)\)", text)) <= anchors
+    assert set(re.findall(r"\]\(#([^)]+)\)", prose)) <= anchors
 
 
-def test_the_numbers_in_the_text_are_those_of_the_network(nb, notebook):
-    text = " ".join(c.source for c in notebook.cells if c.cell_type == "markdown")
+def test_the_numbers_in_the_text_are_those_of_the_network(nb, prose):
+    text = " ".join(prose.split("\n"))
     convolutions = [m for m in nb.Net(0).modules() if isinstance(m, torch.nn.Conv2d)]
     widths = list(dict.fromkeys(conv.out_channels for conv in convolutions[:-1]))
     last = widths[-1]
@@ -148,7 +126,6 @@ def test_the_numbers_in_the_text_are_those_of_the_network(nb, notebook):
         f"would see only {1 + 2 * (len(convolutions) - 1)} pixels",
         f"** {nb.dropout}, once, before the prediction;",
         f"Batch size:** {nb.batch_size};",
-        "1e-4, Nesterov 0.9; `fit`" if nb.weight_decay == 1e-4 else "?",
         f"a loss of {math.log(10):.3f}",
     ):
         assert claim in text, claim
@@ -165,5 +142,6 @@ def test_ci_runs_the_readmes_test_command(readme):
 
 
 def test_the_readme_tells_the_calibration_error(notebook, readme):
-    error = re.search(r"calibration error +([\d.]+)%", log(notebook))[1]
+    said = printed(tagged(notebook, "calibration"))
+    error = re.search(r"calibration error +([\d.]+)%", said)[1]
     assert f"calibration error {error} %)" in " ".join(readme.split())

@@ -4,14 +4,13 @@ from pathlib import Path
 
 import matplotlib
 import matplotlib.pyplot as plt
-import nbformat
 import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from sklearn.datasets import load_digits
 
-from notebook_loader import NOTEBOOK
+from S4.notebook_file import NOTEBOOK
 
 FONTS = Path(matplotlib.get_data_path(), "fonts", "ttf")
 NET = NOTEBOOK.with_name("net.pt")
@@ -147,11 +146,10 @@ def test_predict_draws_what_it_returns(nb):
     assert sum(heights) == pytest.approx(1) and probabilities.argmax() == 8
 
 
-def test_it_needs_no_training(nb, capsys, monkeypatch):
+def test_it_needs_no_training(nb, notebook, capsys, monkeypatch):
     """The definitions, net.pt and the cell itself are enough."""
     monkeypatch.chdir(NOTEBOOK.parent)
-    cells = nbformat.read(NOTEBOOK, as_version=4).cells
-    (cell,) = (c for c in cells if "= predict(canvas)" in c.source)
+    (cell,) = (c for c in notebook.cells if "= predict(canvas)" in c.source)
     exec(cell.source, dict(vars(nb)))
     plt.close()
     assert capsys.readouterr().out == "It is taken for a 4.\n"
@@ -162,9 +160,8 @@ def test_without_weights_predict_says_what_to_do(nb, tmp_path):
         nb.predict(drawn(8), tmp_path / "net.pt")
 
 
-def test_the_readme_tells_how_handwriting_from_elsewhere_is_read(nb, net):
+def test_the_readme_tells_how_handwriting_from_elsewhere_is_read(nb, net, readme):
     elsewhere = load_digits()
     found = reads(nb, net, *(elsewhere.images / 16))
     right = np.mean(np.equal(found, elsewhere.target))
-    readme = NOTEBOOK.parents[1].joinpath("README.md").read_text("utf-8")
     assert f"{right:.1%}".replace("%", " %") in readme

@@ -1,13 +1,14 @@
 """The whole notebook runs, as a learner would run it, in a folder of its own."""
 
+import json
+from types import SimpleNamespace
+
 import nbformat
 import papermill
 import pytest
 import torch
 
-from notebook_loader import NOTEBOOK
-from reading import check_clean, log, log_lines, summary, with_table
-from run import execute
+from S4.notebook_file import NOTEBOOK, check_clean, execute, printed, read_notebook
 
 QUICK = {"epochs": 1, "train_limit": 600}
 
@@ -23,48 +24,55 @@ def run(tmp_path, data_dir):
     return run
 
 
-def test_a_quick_run_is_clean_and_complete(nb, run, tmp_path, data_dir):
+def all_printed(notebook):
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    return "".join(printed(cell) for cell in cells)
+
+
+def test_a_quick_run_is_clean_and_leaves_its_record(nb, run, tmp_path, data_dir):
     committed = NOTEBOOK.read_bytes()
-    notebook = run()
-    check_clean(notebook)
-    (line,) = log_lines(notebook)
-    assert line["epoch"] == 1
-    assert "A TRIAL" in log(notebook)
-    assert summary(notebook)["Epochs"] == "1"
+    check_clean(run())
+    record = SimpleNamespace(**json.loads((tmp_path / "result.json").read_text()))
+    (row,) = record.rows
+    assert row["epoch"] == 1 and record.verdict.startswith("A TRIAL")
+    assert (record.seed, record.train_limit) == (nb.seed, 600)
+    assert record.settings == nb.settings_of(nb.recipe) | {"epochs": 1}
     net = nb.Net(nb.dropout)
     net.load_state_dict(torch.load(tmp_path / "net.pt", weights_only=True))
-    _, test_data = nb.split_data(data_dir, "test")
-    _, accuracy = nb.evaluate(net, nb.make_loader(*test_data, 1000, shuffle=False))
-    assert f"{accuracy:.2f}" == f"{line['test_accuracy']:.2f}"
+    _, (images, labels) = nb.split_data(data_dir, "test")
+    predicted = nb.predict_batches(net, images).argmax(dim=1)
+    assert record.misread == (predicted != labels).nonzero().squeeze(1).tolist()
+    assert row["eval_accuracy"] == pytest.approx(100 - len(record.misread) / 100)
     assert NOTEBOOK.read_bytes() == committed
 
 
-def test_an_interrupted_run_ends_without_an_error(run, tmp_path):
-    notebook = nbformat.read(NOTEBOOK, as_version=4)
+def test_an_interrupted_run_keeps_its_rows_and_ends_without_an_error(run, tmp_path):
+    notebook = read_notebook()
     (index,) = (
-        i for i, cell in enumerate(notebook.cells) if "\nnet = fit(" in cell.source
+        i
+        for i, c in enumerate(notebook.cells)
+        if "training" in c.metadata.get("tags", [])
     )
-    interrupt = "def train_one_epoch(*arguments):\n    raise KeyboardInterrupt"
+    interrupt = """
+whole_run = train
+
+def train(*arguments):
+    yield next(whole_run(*arguments))
+    raise KeyboardInterrupt
+"""
     notebook.cells.insert(index, nbformat.v4.new_code_cell(interrupt))
     nbformat.write(notebook, tmp_path / "in.ipynb")
-    executed = run(tmp_path / "in.ipynb")
+    executed = run(tmp_path / "in.ipynb", epochs=2)
     check_clean(executed)
-    assert "INCOMPLETE: 0 of 1 epochs" in log(executed)
-    assert "net.pt was not written" in log(executed)
+    assert "Interrupted: 1 of 2 epochs are finished" in all_printed(executed)
+    assert "INCOMPLETE: 1 of 2 epochs" in all_printed(executed)
     assert not (tmp_path / "net.pt").exists()
+    assert not (tmp_path / "result.json").exists()
 
 
 def test_a_broken_rule_stops_the_run_before_training(run, tmp_path):
     with pytest.raises(papermill.PapermillExecutionError, match="20 epochs"):
         run(epochs=20)
-    stopped = nbformat.read(tmp_path / "out.ipynb", as_version=4)
-    assert log_lines(stopped) == [] and not (tmp_path / "net.pt").exists()
-
-
-def test_result_tables_are_renewed_from_a_summary():
-    old = "# T\n\n| | this run |\n|---|---|\n| Epochs | 3 |\n| Device | x |\n\nText."
-    new = with_table(old, "this run", {"Epochs": "19", "Device": "CPU (2 threads)"})
-    assert new == (
-        "# T\n\n| | this run |\n|---|---|\n| Epochs | 19 |\n"
-        "| Device | CPU (2 threads) |\n\nText."
-    )
+    stopped = read_notebook(tmp_path / "out.ipynb")
+    assert "train loss" not in all_printed(stopped)
+    assert not (tmp_path / "net.pt").exists()

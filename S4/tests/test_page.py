@@ -10,7 +10,7 @@ import subprocess
 import nbconvert
 import pytest
 
-from notebook_loader import NOTEBOOK
+from S4.notebook_file import NOTEBOOK
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 GITHUB_WIDTH, PHONE_WIDTH = 900, 390  # pixels

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from notebook_loader import NOTEBOOK
+from S4.notebook_file import NOTEBOOK
 
 
 @pytest.mark.parametrize("command", [["check"], ["format", "--check", "--diff"]])

@@ -8,41 +8,25 @@ import torch
 
 
 @pytest.fixture
-def subset(nb, data_dir):
-    """The first 512 training images and labels."""
-    images, labels = nb.load_images(data_dir, train=True)
-    return images[:512], labels[:512]
+def recipe(nb):
+    """A short and plain one."""
+    changes = {"epochs": 3, "batch_size": 64, "augment": None}
+    return nb.recipe | changes
 
 
-@pytest.fixture
-def recipe():
-    still = {"max_rotation": 0, "max_shift": 0, "max_scale": 0, "max_shear": 0}
-    return {"epochs": 3, "max_lr": 0.1, "weight_decay": 1e-4, "augmentation": still}
+def rows_of(nb, subset, recipe, seed=0):
+    """Train on the subset and judge on the same; return the rows without seconds."""
+    rows = [row for row, _ in nb.train(subset, subset, seed, recipe)]
+    return [{**row, "seconds": None} for row in rows]
 
 
-def train(nb, subset, recipe, seed=0):
-    """Train on the subset, judge on the same; return the network and its history."""
-    torch.manual_seed(seed)
-    net = nb.Net(dropout=0.02)
-    train_loader = nb.make_loader(*subset, 64, shuffle=True)
-    test_loader = nb.make_loader(*subset, 256, shuffle=False)
-    history = []
-    net = nb.fit(net, train_loader, test_loader, history, recipe)
-    return net, history
-
-
-def numbers(history):
-    return [{**row, "seconds": None} for row in history]
-
-
-def test_the_loss_falls_and_the_log_tells_each_epoch_once(nb, subset, recipe, capsys):
-    _, history = train(nb, subset, {**recipe, "epochs": 8})
-    assert history[0]["train_loss"] == pytest.approx(math.log(10), abs=0.3)
-    assert history[-1]["train_loss"] < 0.5 * history[0]["train_loss"]
-    assert history[-1]["train_accuracy"] > 75
-    log = re.sub(r".*\r", "", capsys.readouterr().out)
-    epochs = re.findall(r"^ +(\d+) .*%.*%.*$", log, re.MULTILINE)
-    assert epochs == [str(epoch) for epoch in range(1, 9)]
+def test_the_loss_falls_and_each_epoch_has_its_row(nb, subset, recipe, capsys):
+    rows = rows_of(nb, subset, recipe | {"epochs": 8})
+    assert [row["epoch"] for row in rows] == list(range(1, 9))
+    assert rows[0]["train_loss"] == pytest.approx(math.log(10), abs=0.4)
+    assert rows[-1]["train_loss"] < 0.5 * rows[0]["train_loss"]
+    assert rows[-1]["train_accuracy"] > 75
+    assert capsys.readouterr().out == ""
 
 
 def test_the_learning_rate_rises_and_falls_to_almost_nothing(nb):
@@ -59,11 +43,37 @@ def test_the_learning_rate_rises_and_falls_to_almost_nothing(nb):
     assert optimizer.defaults["nesterov"] and optimizer.defaults["momentum"] == 0.9
 
 
-def test_the_same_seed_gives_the_same_numbers(nb, subset, recipe):
-    recipe = {**recipe, "epochs": 1}
-    first, second = (numbers(train(nb, subset, recipe)[1]) for _ in range(2))
+def test_the_same_seed_gives_the_same_rows(nb, subset, recipe):
+    recipe |= {"epochs": 1, "augment": nb.augment}
+    first = rows_of(nb, subset, recipe)
+    torch.rand(3)  # whatever was drawn before
+    assert rows_of(nb, subset, recipe) == first
+    assert rows_of(nb, subset, recipe, seed=1) != first
+
+
+def test_judging_draws_no_random_numbers(nb, subset, recipe):
+    """Training on the same images is the same, whatever it is judged on."""
+    other = [part[:100] for part in subset]
+    first, second = (
+        [row["train_loss"] for row, _ in nb.train(subset, judged, 0, recipe)]
+        for judged in (subset, other)
+    )
     assert first == second
-    assert numbers(train(nb, subset, recipe, seed=1)[1]) != first
+    net = nb.recipe["make_net"]()
+    state = torch.get_rng_state()
+    nb.evaluate(net, *subset)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_the_bar_is_given_the_batches_of_each_epoch(nb, subset, recipe):
+    seen = []
+
+    def bar(batches, title):
+        seen.append((title, len(batches)))
+        return batches
+
+    list(nb.train(subset, subset, 0, recipe | {"epochs": 2}, bar))
+    assert seen == [("Epoch 1", 8), ("Epoch 2", 8)]
 
 
 def test_the_average_is_the_mean_at_first_and_then_follows(nb):
@@ -79,95 +89,75 @@ def test_the_average_is_the_mean_at_first_and_then_follows(nb):
     assert followed == pytest.approx(expected)
 
 
-def test_the_average_is_judged_and_returned(nb, subset, recipe, monkeypatch):
+def test_the_average_is_judged_and_handed_out(nb, subset, recipe):
     class Untrained:
-        def __init__(self, net):
+        def __init__(self, net, steps_per_epoch):
             self.module = nb.Net(dropout=0)
-            self.module.load_state_dict(net.state_dict())
             self.updates = 0
+            averages.append(self)
 
         def update_parameters(self, net):
             self.updates += 1
 
     averages = []
-
-    def make_average(net, steps_per_epoch):
-        averages.append(Untrained(net))
-        return averages[0]
-
-    monkeypatch.setattr(nb, "make_average", make_average)
-    net, history = train(nb, subset, recipe)
-    assert net is averages[0].module
-    assert len({row["test_loss"] for row in history}) == 1  # it never learnt
+    run = list(nb.train(subset, subset, 0, recipe | {"make_average": Untrained}))
+    assert all(net is averages[0].module for _, net in run)
+    assert len({row["eval_loss"] for row, _ in run}) == 1  # it never learnt
     assert averages[0].updates == 3  # the last of 8 steps, in each of 3 epochs
 
 
 def test_evaluation_agrees_with_a_plain_loop(nb, subset, recipe):
-    net, history = train(nb, subset, recipe)
+    *_, (row, net) = nb.train(subset, subset, 0, recipe)
     net.eval()
     right, loss = 0, 0.0
     for image, label in zip(*subset, strict=True):
         log_probabilities = net(image.unsqueeze(0))[0]
         right += int(log_probabilities.argmax() == label)
         loss -= log_probabilities[label].item()
-    assert history[-1]["test_accuracy"] == pytest.approx(100 * right / 512)
-    assert history[-1]["test_loss"] == pytest.approx(loss / 512, rel=1e-4)
+    assert row["eval_accuracy"] == pytest.approx(100 * right / 512)
+    assert row["eval_loss"] == pytest.approx(loss / 512, rel=1e-4)
 
 
 def test_a_loss_that_is_not_finite_stops_with_epoch_and_step(nb, subset, recipe):
-    images, labels = subset
-    images = images.clone()
-    images[:] = float("nan")
+    broken = torch.full_like(subset[0], float("nan")), subset[1]
     with pytest.raises(FloatingPointError, match=r"nan in epoch 1, step 1\..*max_lr"):
-        train(nb, (images, labels), recipe)
+        rows_of(nb, broken, recipe)
 
 
-def test_a_loss_that_becomes_infinite_keeps_the_history(
-    nb, subset, recipe, monkeypatch
-):
-    real, steps = nb.F.nll_loss, []
+def test_what_was_handed_out_outlives_a_later_failure(nb, subset, recipe, monkeypatch):
+    real, steps, rows = nb.train_step, [], []
 
-    def nll_loss(log_probabilities, labels):
+    def train_step(*arguments):
         steps.append(None)
-        in_training = log_probabilities.requires_grad
-        loss = real(log_probabilities, labels)
-        return loss * float("inf") if in_training and len(steps) > 11 else loss
+        loss, hits = real(*arguments)
+        return (loss * float("inf") if len(steps) > 10 else loss), hits
 
-    monkeypatch.setattr(nb.F, "nll_loss", nll_loss)
-    net = nb.Net(dropout=0)
-    loader = nb.make_loader(*subset, 64, shuffle=True)  # 8 steps, and 1 to judge
-    history = []
+    monkeypatch.setattr(nb, "train_step", train_step)
     with pytest.raises(FloatingPointError, match="inf in epoch 2, step 3"):
-        nb.fit(net, loader, nb.make_loader(*subset, 512, False), history, recipe)
-    assert [row["epoch"] for row in history] == [1]
+        for row, _ in nb.train(subset, subset, 0, recipe):  # 8 steps an epoch
+            rows.append(row)
+    assert [row["epoch"] for row in rows] == [1]
 
 
-def test_an_interrupt_keeps_the_history(nb, subset, recipe, monkeypatch, capsys):
-    real = nb.train_one_epoch
-
-    def train_one_epoch(*arguments):
-        if arguments[-1] == 3:
-            raise KeyboardInterrupt
-        return real(*arguments)
-
-    monkeypatch.setattr(nb, "train_one_epoch", train_one_epoch)
-    _, history = train(nb, subset, recipe)
-    assert [row["epoch"] for row in history] == [1, 2]
-    assert "2 of 3 epochs are finished" in capsys.readouterr().out
-    assert nb.verdict(history, epochs=3).startswith("INCOMPLETE: 2 of 3")
+def test_settings_name_every_number_of_a_recipe_once(nb):
+    names = "dropout", "max_lr", "weight_decay", "batch_size", "epochs"
+    names += "max_rotation", "max_shift", "max_scale", "max_shear"
+    assert nb.settings_of(nb.recipe) == {name: getattr(nb, name) for name in names}
+    assert nb.settings_of({"augment": None}) == {"augment": None}
 
 
 @pytest.mark.parametrize(
     "last, expected", [(99.40, "ALL FIVE"), (99.39, "NOT MET: .* 0.01 points")]
 )
 def test_the_last_epoch_decides(nb, last, expected):
-    history = [{"test_accuracy": 99.9}, {"test_accuracy": last}]
-    assert re.match(expected, nb.verdict(history, epochs=2))
+    rows = [{"eval_accuracy": 99.9}, {"eval_accuracy": last}]
+    assert re.match(expected, nb.verdict(rows, epochs=2))
+    assert nb.verdict(rows, epochs=3).startswith("INCOMPLETE: 2 of 3")
 
 
 @pytest.mark.parametrize("trial", [{"judge_on": "validation"}, {"train_limit": 100}])
 def test_only_the_exercises_data_give_a_verdict(nb, trial):
-    assert nb.verdict([{"test_accuracy": 99.9}], 1, **trial).startswith("A TRIAL")
+    assert nb.verdict([{"eval_accuracy": 99.9}], 1, **trial).startswith("A TRIAL")
 
 
 def test_weights_are_saved_whole_and_load_safely(nb, tmp_path, monkeypatch):

@@ -1,0 +1,149 @@
+"""The evidence: variants of the notebook's recipe, each trained with several seeds.
+
+    python -m S4.study run --variant recipe --seeds 1-20 --split test
+    python -m S4.study run --epochs 6        the ablations, validation split
+    python -m S4.study list                  the variants, in a line each
+    python -m S4.study report                writes REPORT.md and its figures
+    python -m S4.study bench                 how long it takes, beside others
+
+Runs go to a Dask cluster: one on this machine, or with `--scheduler tcp://HOST:PORT` an
+existing one, whose workers are best started with --no-nanny: a nanny sets
+MALLOC_TRIM_THRESHOLD_, which doubles the time of a training. Each finished run is one
+line of results.jsonl. Started again, the command trains only what is missing there.
+"""
+
+import argparse
+import logging
+import signal
+import sys
+from pathlib import Path
+
+import dask
+import torch
+from dask.distributed import Client, LocalCluster
+from dask.system import CPU_COUNT
+from distributed.system import MEMORY_LIMIT
+from filelock import FileLock, Timeout
+
+from . import bench, report
+from .runs import SAME, read_runs, train_all
+from .variants import VARIANTS, identity
+
+STUDY = Path(__file__).resolve().parent
+RESULTS = STUDY / "results.jsonl"
+NANNY = "distributed.nanny.pre-spawn-environ"
+NEEDED = 1.5 * 2**30  # bytes that one training takes, its data included
+# A GPU trains several networks this small at once; how many are best is not measured.
+CORES = 4 if torch.cuda.is_available() else CPU_COUNT
+WORKERS = max(1, min(CORES, int(MEMORY_LIMIT / NEEDED)))
+# Sizes and the lesson's starting network are asked for by name: they take long.
+ABLATION = [n for n, v in VARIANTS.items() if v.group in ("recipe", "ablation")]
+
+
+def as_seeds(text):
+    """Return [1, 2, 3] for "1-3", and [4] for "4"."""
+    first, _, last = text.partition("-")
+    return list(range(int(first), int(last or first) + 1))
+
+
+def parse():
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser("S4.study", None, __doc__, formatter_class=raw)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("list")
+    commands.add_parser("report")
+    timing = commands.add_parser("bench")
+    timing.add_argument("--quick", action="store_true", help="a trial on 1,000 images")
+    option = commands.add_parser("run").add_argument
+    option("--variant", nargs="+", choices=VARIANTS, metavar="NAME", default=ABLATION)
+    option("--seeds", nargs="+", type=as_seeds, default=[[1, 2, 3]], help="1 2 or 1-20")
+    option("--epochs", type=int, help="default: the notebook's")
+    option("--split", choices=["test", "validation"], default="validation")
+    option("--train-limit", type=int, help="so many images only, for a trial")
+    option("--results", type=Path, default=RESULTS, help="the file to extend")
+    option("--scheduler", help="address of an existing Dask cluster")
+    option("--workers", type=int, default=WORKERS, help=f"on this machine: {WORKERS}")
+    option("--data-dir", default=str(STUDY.parent / "data"), help="on each worker")
+    return parser.parse_args()
+
+
+def missing(options):
+    """Return the runs that `options` ask for and that are not in the results yet."""
+    done = {tuple(run[key] for key in SAME) for run in read_runs(options.results)}
+    recipes = {name: VARIANTS[name].load()[1] for name in options.variant}
+    known_as = {name: identity(recipe) for name, recipe in recipes.items()}
+    limits = {"split": options.split, "train_limit": options.train_limit}
+    wanted = [
+        {"variant": name, "identity": known_as[name], "seed": seed}
+        | {"epochs": options.epochs or recipe["epochs"], **limits}
+        # Seed by seed: a study that is stopped early has a little of everything.
+        for seeds in options.seeds
+        for seed in seeds
+        for name, recipe in recipes.items()
+    ]
+    runs = [run for run in wanted if tuple(run[key] for key in SAME) not in done]
+    print(f"{len(wanted) - len(runs)} of {len(wanted)} runs are done already")
+    return runs
+
+
+def local_cluster(workers):
+    """Return a Dask cluster of `workers` processes on this machine."""
+    if workers * NEEDED > MEMORY_LIMIT:
+        room = f"{workers} × {NEEDED / 2**30} GiB of memory, {MEMORY_LIMIT / 2**30:.1f}"
+        sys.exit(f"{workers} workers need {room} are there: use fewer --workers")
+    # Dask's setting makes every worker give memory back at once; training then spends
+    # much of its time on getting it again.
+    dask.config.set({f"{NANNY}.MALLOC_TRIM_THRESHOLD_": None})
+    # Ctrl-C is for this process; the workers inherit that they ignore it.
+    interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    cluster = LocalCluster(
+        n_workers=workers,
+        threads_per_worker=1,
+        memory_limit=MEMORY_LIMIT // workers,
+        dashboard_address=None,
+        silence_logs=logging.ERROR,  # nor is it a reason for warnings
+    )
+    signal.signal(signal.SIGINT, interrupt)
+    return cluster
+
+
+def run(options):
+    """Train what is missing; return the number of errors."""
+    if not (runs := missing(options)):
+        return 0
+    if not options.scheduler:
+        nb, _ = VARIANTS["recipe"].load()
+        nb.ensure_mnist(options.data_dir)  # once, before all workers ask for it
+    with Client(options.scheduler or local_cluster(options.workers)) as client:
+        return train_all(client, runs, options.data_dir, options.results)
+
+
+def run_alone(options):
+    """`run`, while no other study may write to the same file."""
+    try:
+        with FileLock(f"{options.results}.lock", timeout=0):
+            errors = run(options)
+    except Timeout:
+        sys.exit(f"Another study is writing to {options.results}: wait for its end.")
+    except KeyboardInterrupt:
+        print(f"\nInterrupted. Finished runs are kept in {options.results}.")
+        sys.exit(130)
+    if errors:
+        sys.exit(f"{errors} runs ended in an error; start again to repeat them.")
+
+
+def main():
+    options = parse()
+    if options.command == "report":
+        report.renew(read_runs(RESULTS))
+    elif options.command == "bench":
+        bench.main(options.quick)
+    elif options.command == "run":
+        run_alone(options)
+    else:
+        for name, variant in VARIANTS.items():
+            print(f"{name:<34} {variant.description}")
+
+
+if __name__ == "__main__":
+    main()

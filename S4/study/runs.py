@@ -1,0 +1,137 @@
+"""Runs: what identifies one, the file that keeps them, and how they are trained."""
+
+import contextlib
+import json
+import os
+import platform
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+import torch
+import torchvision
+from dask.distributed import KilledWorker, as_completed
+from tqdm import tqdm
+
+from ..notebook_file import NOTEBOOK, read_notebook
+from .variants import VARIANTS
+
+SAME = "identity", "seed", "epochs", "split", "train_limit"  # two runs if one differs
+
+
+def read_runs(path):
+    """Return the runs in the file `path`, a dict each; a run that is there twice, once.
+
+    A last line that is torn, because its writer was killed, is left out. Raises
+    ValueError, with file and line, if any other line is not a run.
+    """
+    runs, lines = {}, path.read_bytes().split(b"\n") if path.exists() else []
+    for number, line in enumerate(lines, 1):
+        is_last = number == len(lines)
+        if is_last and not line:
+            break
+        try:
+            run = json.loads(line)
+            runs.setdefault(tuple(run[key] for key in SAME), run)
+        except (ValueError, KeyError, TypeError) as error:
+            if is_last and isinstance(error, ValueError):
+                print(f"{path.name}: the last line is torn and left out: {line[:40]} …")
+                break
+            raise ValueError(
+                f"{path}, line {number} is not a run: {error!r}"
+            ) from error
+    return list(runs.values())
+
+
+def append_run(run, path):
+    """Append one run to the file `path`, and see it safely to the disk.
+
+    A torn last line is moved to the file NAME.torn beside it.
+    """
+    with path.open("a+b") as file:
+        file.seek(0)
+        before, newline, last = file.read().rpartition(b"\n")
+        try:
+            last = last and json.dumps(json.loads(last)).encode() + b"\n"
+        except ValueError:
+            with path.with_name(f"{path.name}.torn").open("ab") as torn:
+                torn.write(last + b"\n")
+            last = b""
+        file.truncate(len(before + newline))
+        file.write(last + json.dumps(run).encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def train_run(variant, notebook, run, data_dir):
+    """Train one variant of `notebook` and return `run` with its result, fit for JSON.
+
+    `run` has seed, epochs, split and train_limit. A loss that is not finite is a result
+    too: `failed` then says what happened.
+    """
+    torch.set_num_threads(1)  # as many runs as cores share them best
+    history, failed = [], None
+    with contextlib.redirect_stdout(None):
+        nb, recipe = variant.load(notebook, epochs=run["epochs"])
+        nb.ensure_mnist(data_dir)
+    pairs = nb.split_data(data_dir, run["split"], run["train_limit"])
+    train_data, eval_data = ([t.to(nb.device) for t in pair] for pair in pairs)
+    net = recipe["make_net"]()
+    try:
+        for row, _ in nb.train(train_data, eval_data, run["seed"], recipe):
+            history.append({k: float(f"{value:.6g}") for k, value in row.items()})
+    except FloatingPointError as error:
+        failed = str(error)
+    return {
+        **run,
+        "parameters": sum(weight.numel() for weight in net.parameters()),
+        "failed": failed,
+        "history": history,
+        "seconds": round(sum(row["seconds"] for row in history), 1),
+        "device": nb.device_name,
+        "threads": torch.get_num_threads(),
+        "precision": "float32",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+    }
+
+
+def send_code(client):
+    """Give all workers, on any machine, this package as a zip file."""
+    root = NOTEBOOK.parents[1]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "study.zip")
+        with zipfile.ZipFile(path, "w") as archive:
+            for file in (*root.glob("S4/*.py"), *root.glob("S4/study/*.py")):
+                archive.write(file, file.relative_to(root))
+        client.upload_file(str(path))
+
+
+def train_all(client, runs, data_dir, path):
+    """Train `runs` on a Dask cluster; append each to the file `path` when it is done.
+
+    Returns the number of runs that raised an error. They are printed, not recorded, so
+    that they are tried again next time.
+    """
+    send_code(client)
+    notebook = read_notebook()
+    for cell in notebook.cells:
+        cell.pop("outputs", None)
+    futures, errors = {}, 0
+    for run in runs:
+        task = train_run, VARIANTS[run["variant"]], notebook, run, data_dir
+        futures[client.submit(*task, retries=2, pure=False)] = run
+    for future in tqdm(as_completed(futures), "Runs", len(runs), file=sys.stdout):
+        if future.status == "finished":
+            append_run(future.result(), path)
+        else:
+            errors += 1
+            error = future.exception()
+            reason = f"{error!r}"
+            if isinstance(error, KilledWorker):
+                reason = "its worker was killed three times; is there enough memory?"
+            print(f"\n{futures[future]}: {reason}")
+        future.release()
+    return errors

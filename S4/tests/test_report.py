@@ -1,0 +1,150 @@
+"""The report says what the runs say, and notebook and README quote it."""
+
+import re
+
+import pytest
+from scipy import stats
+
+from S4.notebook_file import NOTEBOOK, facts_table, fill, tagged
+from S4.study import report
+from S4.study.runs import read_runs
+from S4.study.variants import VARIANTS, identity
+
+STUDY = NOTEBOOK.with_name("study")
+NAMES = {name: name for name in VARIANTS}  # identities for runs that are made up
+
+
+@pytest.fixture(scope="module")
+def frame():
+    """The committed runs."""
+    identities = {name: identity(v.load()[1]) for name, v in VARIANTS.items()}
+    return report.load(read_runs(STUDY / "results.jsonl"), identities)
+
+
+def runs_of(variant, *ends, split="validation", epochs=6, **changes):
+    """A run for each of `ends`, its last accuracy; None is a run that failed."""
+    plain = {"identity": variant, "variant": variant, "split": split, "epochs": epochs}
+    plain |= {"train_limit": None, "parameters": 100, "seconds": 1.0}
+    plain |= {"device": "CPU", "torch": "2", **changes}
+    runs = []
+    for seed, end in enumerate(ends, 1):
+        accuracies = [
+            98 + seed / 10,
+            99.3 + seed / 100,
+            99.4,
+            99,
+            99.4,
+            *([end] if end else []),
+        ]
+        history = [{"eval_accuracy": accuracy} for accuracy in accuracies]
+        failed = None if end else "nan"
+        runs.append({**plain, "seed": seed, "history": history, "failed": failed})
+    return runs
+
+
+def written(runs, folder):
+    report.write_report(report.load(runs, NAMES), folder)
+    return (folder / "REPORT.md").read_text("utf-8")
+
+
+RECIPE = runs_of("recipe", 99.51, 99.52, 99.53)
+TESTED = runs_of("recipe", 99.5, 99.6, split="test", epochs=19)
+
+
+def test_no_failed_run_is_hidden(tmp_path):
+    test = {"split": "test", "epochs": 19}
+    runs = RECIPE + TESTED + runs_of("no dropout", 99.40, 99.41, None)
+    runs += runs_of("no BatchNorm", None, None)
+    for name in ("half as wide", "lean, 4,724", "starting network"):
+        runs += runs_of(name, 99.2, None, **test)
+    runs += runs_of("half as wide", 9, split="test", epochs=1)  # too short
+    runs += runs_of("recipe", 9, train_limit=100, **test)  # a trial
+    runs += runs_of("recipe", 10, identity="an older one", **test)
+    text = written(runs, tmp_path)
+    assert "| 100 | 3 | 99.41 ± 0.01, 1 failed | −0.11 |" in text
+    assert "| no BatchNorm | biases in its place | 100 | 2 | 2 failed |" in text
+    assert text.count("99.20, 1 failed |") == 4  # the lean one in two tables
+    assert "| at or above 99.40 % | 2 of 2 |" in text
+    assert "1 runs of other recipes" in text and "Not measured yet" not in text
+    assert len(list((tmp_path / "figures").glob("*.png"))) == 3
+
+
+def test_what_is_not_measured_is_said(tmp_path):
+    assert written(TESTED, tmp_path).count("Not measured yet.") == 5
+
+
+def test_a_run_belongs_to_what_has_its_identity_now():
+    """A variant became the recipe: its runs do, and the old recipe's belong to none."""
+    was = runs_of("no dropout", 99.5) + runs_of("recipe", 99.4)
+    now = report.load(was, {"recipe": "no dropout"})
+    assert now["trained_as"].tolist() == ["no dropout", "recipe"]
+    assert now["variant"].tolist()[0] == "recipe" and now["variant"].isna()[1]
+
+
+def test_a_failed_seed_is_counted():
+    runs = report.load(runs_of("recipe", 99.6, 99.6, None, split="test"), NAMES)
+    facts = report.seed_facts(runs)
+    assert facts["seeds"] == 3 and facts["at or above 99.40 %"] == "2 of 3"
+    assert facts["stay there from epoch"] == "1 runs never do"
+
+
+def test_holding_means_from_then_on():
+    assert report.holds_from([99.5, 99.3, 99.4, 99.41]) == 3
+    assert report.holds_from([99.5, 99.3]) is None
+
+
+def test_the_difference_is_welchs():
+    """By Welch's formulas: variances 1 and 9, three values each."""
+    shift, (low, high) = report.difference([2.0, 3.0, 4.0], [0.0, 3.0, 6.0])
+    error = (1 / 3 + 9 / 3) ** 0.5
+    freedom = (1 / 3 + 9 / 3) ** 2 / ((1 / 3) ** 2 / 2 + (9 / 3) ** 2 / 2)
+    half = stats.t.ppf(0.975, freedom) * error
+    assert shift == 0 and high == pytest.approx(half) and low == pytest.approx(-half)
+
+
+@pytest.mark.parametrize(
+    "number, text", [(0.054, "+0.05"), (-0.054, "−0.05"), (-0.004, "0.00"), (0, "0.00")]
+)
+def test_differences_carry_their_sign(number, text):
+    assert report.signed(number) == text
+
+
+def test_a_measurement_is_bold_if_it_is_more_than_noise():
+    runs = RECIPE + runs_of("no dropout", 99.50, 99.54, 99.58)
+    runs += runs_of("dropout 0.1", 99.01, 99.02, 99.03)
+    runs += runs_of("no BatchNorm", None, 99)
+    found = report.measured(report.load(runs, NAMES))
+    assert found["Dropout"] == "no dropout +0.02; dropout 0.1 **−0.50**"
+    assert found["BatchNorm"] == "no BatchNorm 1 of 2 trained"
+
+
+def test_notebook_and_readme_quote_the_runs(frame, notebook, readme):
+    tested = report.full_test_runs(frame)
+    seeds = facts_table(report.seed_facts(tested), "many seeds")
+    for text in (tagged(notebook, "seeds").source, readme):
+        assert fill(text, "seeds", seeds) == text
+    # README's first paragraph: "all of twenty seeds".
+    assert (tested["accuracy"] >= report.TARGET).sum() == len(tested) == 20
+    smallest = report.full_test_runs(frame, report.LEAN)
+    lean = facts_table(report.lean_facts(smallest), "few parameters")
+    assert fill(readme, "lean", lean) == readme
+    # README's "whose mean is above 99.40 %".
+    assert smallest["accuracy"].mean() > report.TARGET
+
+
+def test_the_notebook_quotes_every_measurement(frame, notebook):
+    runs = report.ablation_runs(frame)
+    text = tagged(notebook, "considerations").source
+    for name, measured in report.measured(runs).items():
+        assert fill(text, name, measured) == text
+    # The text around the table says three seeds of six epochs.
+    assert set(runs.groupby("variant").size()) == {3}
+    assert report.ABLATION_EPOCHS == 6
+
+
+def test_the_committed_report_is_that_of_the_runs(frame, tmp_path):
+    report.write_report(frame, tmp_path)
+    committed = (STUDY / "REPORT.md").read_text("utf-8")
+    assert (tmp_path / "REPORT.md").read_text("utf-8") == committed
+    for picture in re.findall(r"\]\((.*?\.png)\)", committed):
+        assert (STUDY / picture).is_file()

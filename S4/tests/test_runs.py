@@ -1,0 +1,197 @@
+"""The study trains on any Dask cluster, and loses nothing."""
+
+import functools
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from filelock import FileLock
+
+from S4.notebook_file import NOTEBOOK, load_definitions
+from S4.study.runs import append_run, read_runs, train_run
+from S4.study.variants import VARIANTS, Variant, identity
+
+ROOT = NOTEBOOK.parents[1]
+RUN = {"identity": "abc", "seed": 1, "epochs": 2, "split": "test", "train_limit": None}
+
+
+@pytest.fixture
+def results(tmp_path):
+    return tmp_path / "results.jsonl"
+
+
+@pytest.fixture
+def cluster(tmp_path):
+    """The address of a Dask scheduler, and its two workers: processes of their own."""
+    where = tmp_path / "scheduler.json"
+    dask = [sys.executable, "-m", "dask"]
+    # Not in the repository: the workers get its code from the client.
+    quiet = {
+        "stdout": subprocess.DEVNULL,
+        "stderr": subprocess.DEVNULL,
+        "cwd": tmp_path,
+    }
+    place = ["--host", "127.0.0.1", "--port", "0", "--scheduler-file", where]
+    scheduler = subprocess.Popen([*dask, "scheduler", "--no-show", *place], **quiet)
+    worker = [*dask, "worker", "--scheduler-file", where, "--nthreads", "1"]
+    worker += ["--no-nanny", "--no-dashboard", "--local-directory", tmp_path]
+    workers = [subprocess.Popen(worker, **quiet) for _ in range(2)]
+    deadline = time.monotonic() + 60
+    while not where.exists():
+        assert time.monotonic() < deadline, "the scheduler does not start"
+        time.sleep(0.1)
+    yield json.loads(where.read_text())["address"], workers
+    for process in [*workers, scheduler]:
+        process.kill()
+        process.wait()
+
+
+def study(results, data_dir, *options):
+    """Start a small study of two variants, a process group of its own."""
+    command = [sys.executable, "-m", "S4.study", "run", "--results", results]
+    command += ["--train-limit", "1000", "--data-dir", data_dir, *options]
+    command += ["--variant", "recipe", "no dropout"]
+    return subprocess.Popen(
+        list(map(str, command)),
+        cwd=ROOT,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+
+
+def wait_for_first_run(results, process):
+    while not results.exists() and process.poll() is None:
+        time.sleep(0.1)
+
+
+def test_two_variants_on_a_cluster_reached_by_its_address(cluster, results, data_dir):
+    address, workers = cluster
+    options = ["--seeds", "1-2", "--epochs", "2", "--scheduler", address]
+    studying = study(results, data_dir, *options)
+    wait_for_first_run(results, studying)
+    workers[0].send_signal(signal.SIGKILL)  # its run goes to the other one
+    output, errors = studying.communicate(timeout=300)
+    assert studying.returncode == 0 and "0 of 4 runs are done already" in output, (
+        output + errors
+    )
+    runs = read_runs(results)
+    found = {(run["variant"], run["seed"]) for run in runs}
+    assert found == {(v, seed) for v in ("recipe", "no dropout") for seed in (1, 2)}
+    assert all(len(run["history"]) == 2 and not run["failed"] for run in runs)
+    again = study(results, data_dir, *options)
+    assert "4 of 4 runs are done already" in again.communicate()[0]
+    assert again.returncode == 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no process groups to interrupt")
+def test_an_interrupt_says_in_one_line_what_is_kept(results, data_dir):
+    """As Ctrl-C in a terminal: it reaches the workers as well."""
+    studying = study(results, data_dir, "--seeds", "1-50", "--epochs", "1")
+    wait_for_first_run(results, studying)
+    subprocess.run(["kill", "-INT", "--", f"-{studying.pid}"], check=True)
+    output, errors = studying.communicate(timeout=60)
+    assert studying.returncode == 130 and errors == ""
+    assert output.splitlines()[-1].startswith("Interrupted. Finished runs are kept in")
+    assert read_runs(results)
+
+
+def test_as_many_workers_as_asked_for_if_there_is_memory(results, data_dir):
+    studying = study(results, data_dir, "--seeds", "1", "--workers", "9999")
+    _, errors = studying.communicate(timeout=60)
+    assert studying.returncode == 1 and "use fewer --workers" in errors
+
+
+def test_a_second_study_is_refused_while_the_first_holds_the_file(results, data_dir):
+    with FileLock(f"{results}.lock"):
+        second = study(results, data_dir)
+        assert "Another study" in second.communicate(timeout=60)[1]
+    assert second.returncode == 1 and not results.exists()
+
+
+def train(variant, data_dir):
+    run = {"seed": 1, "epochs": 1, "split": "validation", "train_limit": 256}
+    return train_run(variant, None, run, data_dir)
+
+
+def test_a_run_is_the_notebooks_own(nb, data_dir):
+    """The same seed gives what the notebook's training cell gives."""
+    run = train(VARIANTS["recipe"], data_dir)
+    data = nb.split_data(data_dir, "validation", 256)
+    ((row, net),) = nb.train(*data, 1, nb.recipe | {"epochs": 1})
+    for key in ("train_loss", "eval_loss", "eval_accuracy"):
+        assert run["history"][0][key] == pytest.approx(row[key], rel=1e-4)
+    assert run["parameters"] == sum(weight.numel() for weight in net.parameters())
+
+
+def test_a_loss_that_is_not_finite_is_recorded(data_dir):
+    run = train(Variant("far too high", parameters={"max_lr": 1e30}), data_dir)
+    assert "Lower max_lr" in run["failed"] and run["history"] == []
+    assert json.loads(json.dumps(run)) == run
+
+
+def test_identity_is_what_is_trained_whatever_its_name_and_length(nb):
+    of = {name: identity(variant.load()[1]) for name, variant in VARIANTS.items()}
+    assert len(set(of.values())) == len(of)
+    assert identity(load_definitions(epochs=6).recipe) == of["recipe"]
+    assert identity(load_definitions(max_lr=0.02).recipe) == of["learning rate a tenth"]
+    others = {"augment": functools.partial(nb.random_affine, max_shift=1.0)}
+    others |= {"make_net": functools.partial(nb.Net, dropout=0.3), "batch_size": 99}
+    for name, value in others.items():
+        assert identity(nb.recipe | {name: value}) not in of.values(), name
+
+
+def test_the_committed_runs_are_known(nb):
+    runs = read_runs(ROOT / "S4" / "study" / "results.jsonl")
+    mine = [run for run in runs if run["identity"] == identity(nb.recipe)]
+    assert {run["variant"] for run in mine} == {"recipe"} and len(mine) >= 36
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_variant_is_a_network_for_ten_digits(nb, name):
+    net = VARIANTS[name].load()[1]["make_net"]()
+    output = net(torch.randn(4, 1, 28, 28))
+    assert output.shape == (4, 10)
+    torch.testing.assert_close(output.exp().sum(dim=1), torch.ones(4))
+    parameters = sum(weight.numel() for weight in net.parameters())
+    if name.startswith("starting"):
+        assert parameters == 6_379_786
+    else:
+        assert parameters < 20_000 or "head" in name or "GAP" in name
+
+
+def test_a_torn_tail_is_set_aside_when_the_next_run_is_written(results, capsys):
+    append_run(RUN, results)
+    whole = results.read_bytes()
+    results.write_bytes(whole.replace(b"\n", b"\r\n") + b'{"seed": 7, "va')
+    assert read_runs(results) == [RUN] and "torn" in capsys.readouterr().out
+    append_run(RUN | {"seed": 2}, results)
+    assert read_runs(results) == [RUN, RUN | {"seed": 2}]
+    assert results.with_name("results.jsonl.torn").read_bytes() == b'{"seed": 7, "va\n'
+
+
+def test_a_whole_last_line_without_its_end_is_kept(results):
+    results.write_text(json.dumps(RUN))
+    assert read_runs(results) == [RUN]
+    append_run(RUN | {"seed": 2}, results)
+    assert [run["seed"] for run in read_runs(results)] == [1, 2]
+
+
+def test_a_run_that_is_there_twice_counts_once(results):
+    append_run(RUN, results)
+    append_run(RUN | {"seconds": 9}, results)
+    assert read_runs(results) == [RUN]
+
+
+@pytest.mark.parametrize("line", ['{"seed"', "{}", "[1]", "", '"abc"', "\xff"])
+def test_any_other_damaged_line_is_named_and_nothing_is_changed(results, line):
+    text = f"{json.dumps(RUN)}\n{line}\n{json.dumps(RUN)}\n".encode("latin-1")
+    results.write_bytes(text)
+    with pytest.raises(ValueError, match=r"results\.jsonl, line 2"):
+        read_runs(results)
+    assert results.read_bytes() == text
