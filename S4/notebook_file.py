@@ -1,5 +1,6 @@
 """The notebook as a file: load its definitions, run it, and fill in what it says."""
 
+import base64
 import re
 import sys
 from pathlib import Path
@@ -64,6 +65,13 @@ def tagged(notebook, tag):
 def printed(cell):
     """Return what a cell printed, as one string."""
     return "".join(o.text for o in cell.outputs if o.output_type == "stream")
+
+
+def picture(cell):
+    """Return the one picture that a cell drew, as the bytes of a PNG."""
+    data = [output.get("data", {}) for output in cell.outputs]
+    (png,) = (part["image/png"] for part in data if "image/png" in part)
+    return base64.b64decode(png)
 
 
 def check_clean(notebook):

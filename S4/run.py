@@ -6,12 +6,11 @@
 
 A plain run leaves the committed notebook and weights as they are. `--commit` renews all
 that is committed of its results: the notebook's outputs, net.pt, result.json,
-curves.png, and the tables in the notebook's first cell and the README. It runs in a
-folder of its own, and only a clean and complete run changes anything.
+curves.png, and the tables and the log in the notebook's first cell and the README. It
+runs in a folder of its own, and only a clean and complete run changes anything.
 """
 
 import argparse
-import base64
 import json
 import os
 import shutil
@@ -24,6 +23,7 @@ from notebook_file import (
     execute,
     facts_table,
     fill,
+    picture,
     read_notebook,
     tagged,
 )
@@ -47,6 +47,15 @@ def result_table(result):
     return facts_table(facts, "this run")
 
 
+def log_table(result):
+    """Return the log, a line for each epoch, from a result.json."""
+    head = "| epoch | train loss | train acc. | test loss | test acc. |"
+    line = "| {epoch} | {train_loss:.4f} | {train_accuracy:.2f} % "
+    line += "| {eval_loss:.4f} | {eval_accuracy:.2f} % |"
+    rows = [line.format(**row) for row in result["rows"]]
+    return "\n".join([head, "|---|---|---|---|---|", *rows])
+
+
 def commit():
     """Run the notebook and renew everything committed of its results."""
     folder = RUNS / "committed"
@@ -56,16 +65,17 @@ def commit():
     executed = execute(NOTEBOOK, folder / "run.ipynb", folder)
     check_clean(executed)
     result = json.loads((folder / "result.json").read_text("utf-8"))
-    curves = tagged(executed, "curves").outputs[0].data["image/png"]
-    notebook, table = read_notebook(), result_table(result)
+    curves = picture(tagged(executed, "curves"))
+    notebook, readme = read_notebook(), README.read_text("utf-8")
     for cell, done in zip(notebook.cells, executed.cells, strict=True):
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = done.outputs, done.execution_count
-    notebook.cells[0].source = fill(notebook.cells[0].source, "result", table)
-    readme = fill(README.read_text("utf-8"), "result", table)
+    for name, table in (("result", result_table(result)), ("log", log_table(result))):
+        notebook.cells[0].source = fill(notebook.cells[0].source, name, table)
+        readme = fill(readme, name, table)
     nbformat.write(notebook, NOTEBOOK)
     README.write_text(readme, "utf-8")
-    (HERE / "curves.png").write_bytes(base64.b64decode(curves))
+    (HERE / "curves.png").write_bytes(curves)
     for name in ("net.pt", "result.json"):
         shutil.copy(folder / name, HERE / name)
 

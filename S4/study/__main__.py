@@ -113,7 +113,7 @@ def run(options):
         return 0
     if not options.scheduler:
         nb, _ = VARIANTS["recipe"].load()
-        nb.ensure_mnist(options.data_dir)  # once, before all workers ask for it
+        nb.split_data(options.data_dir, "test")  # fetch it once for all workers
     with Client(options.scheduler or local_cluster(options.workers)) as client:
         return train_all(client, runs, options.data_dir, options.results)
 

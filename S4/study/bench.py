@@ -52,10 +52,9 @@ def seconds_of(action, device):
 
 def make_ours(nb, limit=None):
     """Return a function that trains and judges one epoch of the notebook's run."""
-    pairs = nb.split_data(DATA, "test", limit)
-    train_data, test_data = ([t.to(nb.device) for t in pair] for pair in pairs)
+    data = nb.split_data(DATA, "test", limit)
     recipe = nb.recipe | {"epochs": 10_000}  # more than are asked for
-    run = nb.train(train_data, test_data, nb.seed, recipe)
+    run = nb.train(*data, nb.seed, recipe)
     return lambda: next(run)
 
 
@@ -104,7 +103,7 @@ class Usual(PerPicture):
             shear=nb.max_shear,
             interpolation=transforms.InterpolationMode.BILINEAR,
         )
-        net = nb.to_device(nb.recipe["make_net"](), nb.device)
+        net = nb.recipe["make_net"]().to(nb.device, memory_format=nb.layout)
         super().__init__(nb.device, net, nb.batch_size, [affine], workers, limit)
         self.optimizer, _ = nb.recipe["make_optimizer"](net, 100)
 
@@ -184,7 +183,7 @@ def measure_start_up():
     code = (
         "import time; from S4.notebook_file import load_definitions;"
         "started = time.perf_counter(); nb = load_definitions();"
-        f"nb.ensure_mnist({str(DATA)!r}); nb.split_data({str(DATA)!r}, 'test');"
+        f"nb.split_data({str(DATA)!r}, 'test');"
         "print(time.perf_counter() - started)"
     )
     command = [sys.executable, "-c", code]
@@ -270,7 +269,7 @@ def fact_table(results):
 
 def main(quick):
     nb = load_definitions()
-    nb.ensure_mnist(DATA)
+    nb.split_data(DATA, "test")  # fetch it, if it is not there
     results = measure(nb, 1, 1, run_all=False, limit=1000) if quick else measure(nb)
     tables = {"epochs": epoch_table(results), "besides": fact_table(results)}
     print("\n\n".join(tables.values()))

@@ -1,18 +1,14 @@
-"""What the runs in results.jsonl show: REPORT.md and its figures, from that file alone.
+"""What the runs show: the numbers and figures; report.md.jinja has words and tables."""
 
-The prose is in report.md.jinja; here are the numbers.
-"""
-
-import math
-import sys
+import contextlib
 import warnings
 from pathlib import Path
 
 import jinja2
-import matplotlib.pyplot as plt
 import nbformat
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 from scipy import stats
 
 from ..notebook_file import NOTEBOOK, facts_table, fill, read_notebook, tagged
@@ -20,33 +16,30 @@ from .variants import VARIANTS, identity
 
 HERE = Path(__file__).resolve().parent
 README = HERE.parents[1] / "README.md"
-TARGET = 99.40
-RECIPE = "recipe"
 LEAN = "lean, 4,784, separable"  # the smallest that README says to reach the target
-ABLATION_EPOCHS = 6  # of the runs behind the notebook's "Measured" column
+TARGET = 99.40
 EARLY = "How to tell early that it goes badly"
+ABLATION_EPOCHS = 6  # of the runs behind the notebook's "Measured" column
+COLUMNS = ["identity", "seed", "epochs", "split", "parameters", "failed", "seconds"]
+COLUMNS += ["device", "threads", "precision", "python", "torch", "torchvision"]
+COLUMNS += ["variant", "trained_as", "accuracies", "accuracy"]
 
 
 def load(runs, identities):
-    """Return a data frame of `runs`, a row each, without trials on a part of the data.
-
-    `variant` is the one that now has the run's identity by `identities`, {name:
-    identity}; it is missing if none has. `accuracy` is missing if the run failed.
-    """
+    """Return `runs`, but for trials, as a data frame; `variant` by present identity."""
     names = {identity: name for name, identity in reversed(identities.items())}
     rows = []
     for run in runs:
         if run["train_limit"] is None:
             accuracies = [row["eval_accuracy"] for row in run["history"]]
-            last = math.nan if run["failed"] else accuracies[-1]
-            name = names.get(run["identity"])
-            now = {"variant": name, "group": VARIANTS[name].group if name else None}
-            then = {"trained_as": run["variant"], "accuracies": accuracies}
-            rows.append(run | now | then | {"accuracy": last})
-    return pd.DataFrame(rows)
+            row = run | {"trained_as": run["variant"], "accuracies": accuracies}
+            row["variant"] = names.get(run["identity"])  # None: of another recipe
+            row["accuracy"] = None if run["failed"] else accuracies[-1]
+            rows.append(row)
+    return pd.DataFrame(rows, columns=COLUMNS).astype({"accuracy": float})
 
 
-def full_test_runs(frame, variant=RECIPE):
+def full_test_runs(frame, variant="recipe"):
     """Return the runs of a variant on the test set, the longest schedule's only."""
     runs = frame[(frame["variant"] == variant) & (frame["split"] == "test")]
     return runs[runs["epochs"] == runs["epochs"].max()]
@@ -66,81 +59,23 @@ def holds_from(accuracies):
 
 
 def difference(values, reference):
-    """Return mean difference and its 95 % confidence interval (Welch), in points.
-
-    The interval is None if one side has a single value.
-    """
+    """Return mean difference and 95 % interval (Welch); None of a single value."""
     shift = np.mean(values) - np.mean(reference)
     if min(len(values), len(reference)) < 2:
         return shift, None
+    if np.ptp(values) == np.ptp(reference) == 0:
+        return shift, (shift, shift)
     with warnings.catch_warnings():  # equal values on one side are no trouble
         warnings.simplefilter("ignore", RuntimeWarning)
         test = stats.ttest_ind(values, reference, equal_var=False)
     return shift, tuple(test.confidence_interval(0.95))
 
 
-def early_correlation(runs, epoch):
-    """Return Spearman's rank correlation of the accuracy after `epoch` with the last.
-
-    Runs that failed have no last accuracy and are left out.
-    """
+def differences(runs):
+    """Return {variant: its difference from the recipe} of those that have finished."""
     finished = runs.dropna(subset="accuracy")
-    early = [accuracies[epoch - 1] for accuracies in finished["accuracies"]]
-    return stats.spearmanr(early, finished["accuracy"]).statistic
-
-
-def level(accuracies):
-    """Return mean and standard deviation as text, and how many of the runs failed."""
-    finished, failed = accuracies.dropna(), accuracies.isna().sum()
-    parts = [f"{finished.mean():.2f}"] if len(finished) else []
-    if len(finished) > 1:
-        parts = [f"{parts[0]} ± {finished.std():.2f}"]
-    return ", ".join([*parts, f"{failed} failed"] if failed else parts)
-
-
-def summary(runs, keys=("variant", "parameters")):
-    """Return a row for each group of runs alike in `keys`, as they first appear."""
-    groups = runs.groupby(list(keys), sort=False, dropna=False)
-    accuracy = groups["accuracy"]
-    rows = accuracy.agg(seeds="size", mean="mean", sd="std", lowest="min", level=level)
-    rows["finished"] = accuracy.agg(lambda values: list(values.dropna()))
-    rows["seconds"] = groups["seconds"].mean().round().astype(int)
-    return rows.reset_index()
-
-
-def best_first(rows):
-    return rows.sort_values("mean", ascending=False, kind="stable")
-
-
-def seed_facts(runs):
-    """Return the figures of one network's runs on the test set, as a dict."""
-    last = runs["accuracy"]
-    held = runs.loc[last.notna(), "accuracies"].map(holds_from)
-    never = len(runs) - held.count()
-    return {
-        "seeds": len(runs),
-        "mean": f"{last.mean():.3f} %",
-        "standard deviation": f"{last.std():.3f}" if last.count() > 1 else "–",
-        "lowest": f"{last.min():.2f} %",
-        "highest": f"{last.max():.2f} %",
-        "at or above 99.40 %": f"{(last >= TARGET).sum()} of {len(runs)}",
-        "stay there from epoch": f"{never} runs never do"
-        if never
-        else f"{held.median():.0f} (median), {held.max():.0f} (latest)",
-    }
-
-
-def lean_facts(runs):
-    """Return the figures of the smallest network's runs, as a dict."""
-    return {"parameters": f"{runs['parameters'].iloc[0]:,}", **seed_facts(runs)}
-
-
-def table(head, rows):
-    """Return rows under a heading, "name | name", as a Markdown table."""
-    cells = [[str(cell).replace("|", "\\|") for cell in row] for row in rows]
-    columns = head.split(" | ")
-    lines = [columns, ["---"] * len(columns), *cells]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    last = dict(list(finished.groupby("variant")["accuracy"]))
+    return {n: difference(last[n], last["recipe"]) for n in last if "recipe" in last}
 
 
 def signed(number):
@@ -149,126 +84,125 @@ def signed(number):
     return "0.00" if text[1:] == "0.00" else text
 
 
-def ablation_rows(runs):
-    """Return a row for each variant, the best first, with its difference to the recipe.
-
-    None if there is nothing to compare.
-    """
-    expected = runs.loc[runs["variant"] == RECIPE, "accuracy"]
-    rows = []
-    for row in best_first(summary(runs)).itertuples():
-        cells = [row.variant, VARIANTS[row.variant].description, f"{row.parameters:,}"]
-        if row.variant == RECIPE or not row.finished:
-            rows.append([*cells, row.seeds, row.level, "", ""])
-            continue
-        shift, interval = difference(row.finished, expected)
-        bounds = " to ".join(map(signed, interval)) if interval else "–"
-        rows.append([*cells, row.seeds, row.level, signed(shift), bounds])
-    return rows if len(rows) > 1 and len(expected) else None
+def early_correlation(runs, epoch):
+    """Return Spearman's correlation of the accuracies after `epoch` and the last."""
+    finished = runs.dropna(subset="accuracy")
+    early = [accuracies[epoch - 1] for accuracies in finished["accuracies"]]
+    return stats.spearmanr(early, finished["accuracy"]).statistic
 
 
-def early_rows(runs):
-    """Return how well some epochs foretell the last, for each length of schedule."""
-    return [
-        [epochs, len(group), epoch, f"{early_correlation(group, epoch):.2f}"]
-        for epochs, group in runs.dropna(subset="accuracy").groupby("epochs")
-        for epoch in (1, 2, 3, 5)
-        if epoch < epochs and len(group) >= 5
-    ]
+def seed_facts(runs):
+    """Return the figures of one network's runs on the test set, as a dict."""
+    last = runs["accuracy"]
+    held = runs.loc[last.notna(), "accuracies"].map(holds_from)
+    never = len(runs) - held.count()
+    since = "" if never else f"{held.median():g} (median), {held.max():g} (latest)"
+    return {
+        "seeds": len(runs),
+        "mean": f"{last.mean():.3f} %",
+        "standard deviation": f"{last.std():.3f}" if last.count() > 1 else "–",
+        "lowest": f"{last.min():.2f} %",
+        "highest": f"{last.max():.2f} %",
+        "at or above 99.40 %": f"{(last >= TARGET).sum()} of {len(runs)}",
+        "stay there from epoch": since or f"{never} runs never do",
+    }
+
+
+def lean_facts(runs):
+    """Return the figures of the smallest network's runs, as a dict."""
+    return {"parameters": f"{runs['parameters'].iloc[0]:,}", **seed_facts(runs)}
 
 
 def measured(runs):
     """Return {consideration: what its variants are worth}; bold if more than noise.
 
-    `runs` are those of the recipe and its ablations, all of the same length and split.
+    `runs` are the `ablation_runs`.
     """
-    expected = runs.loc[runs["variant"] == RECIPE, "accuracy"]
+    shifts, found = differences(runs), {}
+    for name, variant in VARIANTS.items():
+        last = runs.loc[runs["variant"] == name, "accuracy"]
+        shift, interval = shifts.get(name, (None, None))
+        if failed := last.isna().sum():
+            words = f"{name}: {failed} of {len(last)} failed"
+        elif interval and (interval[0] > 0 or interval[1] < 0):
+            words = f"{name} **{signed(shift)}**"
+        else:
+            words = f"{name} {signed(shift)}" if name in shifts else ""
+        if words and variant.consideration:
+            found.setdefault(variant.consideration, []).append(words)
     first, third = (early_correlation(runs, epoch) for epoch in (1, 3))
-    early = f"{first:.2f} after epoch 1, {third:.2f} after 3"
-    found = {EARLY: [f"rank correlation with the last epoch: {early}"]}
-    for row in summary(runs, ["variant"]).itertuples():
-        if consideration := VARIANTS[row.variant].consideration:
-            text = f"{len(row.finished)} of {row.seeds} trained"
-            if len(row.finished) == row.seeds:
-                shift, interval = difference(row.finished, expected)
-                is_noise = not interval or interval[0] <= 0 <= interval[1]
-                text = signed(shift) if is_noise else f"**{signed(shift)}**"
-            found.setdefault(consideration, []).append(f"{row.variant} {text}")
+    words = f"{first:.2f} after epoch 1, {third:.2f} after 3"
+    found[EARLY] = [f"rank correlation with the last epoch: {words}"]
     return {name: "; ".join(parts) for name, parts in found.items()}
 
 
-def save(axes, path, **line):
-    """Mark the target in a picture, and save it on white, to be read on a dark page."""
-    mark = axes.axvline if "x" in line else axes.axhline
-    mark(TARGET, color="tab:red", ls="--", label="the exercise's 99.40 %")
+def summary(runs, keys):
+    """Return a row for each group of runs that agree in `keys`, the best first."""
+    groups = runs.groupby(keys, sort=False, dropna=False)
+    rows = groups["accuracy"].agg(["size", "count", "mean", "std", "min"])
+    rows["seconds"] = groups["seconds"].mean()
+    return rows.reset_index().sort_values("mean", ascending=False, kind="stable")
+
+
+@contextlib.contextmanager
+def figure(path, height, upright=False):
+    """Give axes to draw on; add the target and save them, white for dark pages too."""
+    axes = Figure(figsize=(8.0, height), facecolor="white", layout="tight").subplots()
     axes.grid(alpha=0.3)
+    yield axes
+    draw_line = axes.axvline if upright else axes.axhline
+    draw_line(TARGET, color="tab:red", ls="--", label="the exercise's 99.40 %")
     axes.legend()
-    axes.figure.savefig(path, dpi=110, facecolor="white", bbox_inches="tight")
-    plt.close(axes.figure)
+    axes.figure.savefig(path, dpi=110)
 
 
-def draw_seeds(runs, folder):
-    """Draw how many seeds end at which accuracy, and the way there."""
-    last = runs["accuracy"].dropna()
-    low, high = min(TARGET, last.min()), last.max()
-    edges = low - 0.005 + 0.01 * np.arange(round((high - low) / 0.01) + 2)
-    axes = last.plot.hist(bins=edges, figsize=(8, 3.2), edgecolor="white", label="")
-    axes.set(xlabel="test accuracy after the last epoch, %", ylabel="seeds")
-    axes.yaxis.get_major_locator().set_params(integer=True)
-    save(axes, folder / "seeds.png", x=True)
-    curves = pd.DataFrame(list(runs.dropna(subset="accuracy")["accuracies"]))
-    curves.columns += 1
-    axes = curves.mean().plot(figsize=(8, 4), marker="o", label="mean")
-    low, high = curves.min(), curves.max()
-    axes.fill_between(curves.columns, low, high, alpha=0.25, label="lowest to highest")
-    axes.set(xlabel="epoch", ylabel="test accuracy, %", xticks=curves.columns)
-    axes.set_ylim(max(low.min(), 97.0), high.max() + 0.1)
-    save(axes, folder / "epochs.png")
-
-
-def draw_parameters(series, published, folder):
-    """Draw accuracy against parameters: ours with standard deviation, others' points.
-
-    `series` is {label: rows of `summary`}.
-    """
-    x, y = "parameters", "last_accuracy"
-    axes = published.plot.scatter(x, y, marker="x", color="dimgray", figsize=(8, 4.6))
-    axes.collections[0].set_label("published: a single run each")
-    for label, rows in series.items():
-        rows = rows.sort_values(x).fillna({"sd": 0})
-        style = {"marker": "o", "capsize": 3, "label": f"{label}: mean ± sd"}
-        axes.errorbar(rows[x], rows["mean"], rows["sd"], **style)
-    ticks = [1500, 2500, 5000, 10000, 20000]
-    axes.set_xscale("log")
-    axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
-    axes.set_xticks([], minor=True)
-    axes.set(xlabel="parameters (log scale)", ylabel="last-epoch test accuracy, %")
-    save(axes, folder / "parameters.png")
+def draw_figures(runs, sizes, published, folder):
+    """Draw where the seeds of `runs` end, how they get there, and what sizes allow."""
+    last, curves = runs["accuracy"], np.array(runs["accuracies"].tolist())
+    with figure(folder / "seeds.png", 3.2, upright=True) as axes:
+        edges = np.arange(min(TARGET, last.min()) - 0.005, last.max() + 0.01, 0.01)
+        axes.hist(last, edges, edgecolor="white")
+        axes.set(xlabel="test accuracy after the last epoch, %", ylabel="seeds")
+        axes.yaxis.get_major_locator().set_params(integer=True)
+    with figure(folder / "epochs.png", 4.0) as axes:
+        epochs, low, high = range(1, curves.shape[1] + 1), curves.min(0), curves.max(0)
+        axes.fill_between(epochs, low, high, alpha=0.25, label="lowest to highest seed")
+        axes.plot(epochs, curves.mean(0), marker="o", label="mean")
+        axes.set(xlabel="epoch", ylabel="test accuracy, %", xticks=epochs)
+        axes.set_ylim(max(low.min(), 97.0), high.max() + 0.1)
+    with figure(folder / "parameters.png", 4.6) as axes:
+        for few, rows in sizes.sort_values("parameters").groupby(sizes.group == "lean"):
+            key = "made for few parameters" if few else "our recipe, narrower and wider"
+            points = rows["parameters"], rows["mean"], rows["std"].fillna(0)
+            axes.errorbar(*points, marker="o", capsize=3, label=f"{key}: mean ± sd")
+        points, key = published["parameters"], "published: a single run each"
+        axes.plot(points, published["last_accuracy"], "x", color="dimgray", label=key)
+        ticks = [1500, 2500, 5000, 10000, 20000]
+        axes.set(xscale="log", xticks=ticks, xticklabels=[f"{n:,}" for n in ticks])
+        axes.set(xlabel="parameters (log scale)", ylabel="last-epoch test accuracy, %")
+        axes.minorticks_off()
 
 
 def write_report(frame, folder):
     """Write REPORT.md and its figures into `folder`."""
-    figures = folder / "figures"
-    figures.mkdir(exist_ok=True)
-    recipe = full_test_runs(frame)
-    full = frame[frame["epochs"] == recipe["epochs"].max()]
-    groups = dict(list(full[full["split"] == "test"].groupby("group")))
-    sizes = pd.concat([recipe, groups.get("size", full[:0])])
-    series = {
-        "our recipe, narrower and wider": summary(sizes),
-        "made for few parameters": summary(groups.get("lean", full[:0])),
-    }
+    groups = {name: variant.group for name, variant in VARIANTS.items()}
+    frame = frame.assign(group=frame["variant"].map(groups))
+    runs, recipes = frame.dropna(subset="group"), full_test_runs(frame)
+    networks = summary(runs, ["variant", "group", "parameters", "epochs", "split"])
+    full = networks[networks["epochs"] == recipes["epochs"].max()]
+    sizes = full.query("split == 'test' and group in ['recipe', 'size', 'lean']")
     published = pd.read_csv(HERE / "published.csv")
     search = pd.read_json(HERE / "search.jsonl", lines=True)
-    search["accuracy"] = search["averaged"].fillna(search["accuracy"])
-    if len(recipe):
-        draw_seeds(recipe, figures)
-        draw_parameters(series, published, figures)
-    template = jinja2.Template(HERE.joinpath("report.md.jinja").read_text("utf-8"))
-    data = {"frame": frame, "full": full, "recipe": recipe, "search": search}
-    data |= {"sizes": pd.concat(series.values()), "published": published}
-    text = template.render(**data, report=sys.modules[__name__], variants=VARIANTS)
-    (folder / "REPORT.md").write_text(text + "\n", "utf-8")
+    (folder / "figures").mkdir(exist_ok=True)
+    if len(finished := recipes.dropna(subset="accuracy")):
+        draw_figures(finished, sizes, published, folder / "figures")
+    shown = {"frame": frame, "runs": runs, "recipes": recipes, "networks": networks}
+    shown |= {"full": full, "sizes": sizes, "published": published, "search": search}
+    helpers = [summary, differences, signed, early_correlation, seed_facts]
+    shown |= {"variants": VARIANTS} | {helper.__name__: helper for helper in helpers}
+    source = (HERE / "report.md.jinja").read_text("utf-8")
+    template = jinja2.Template(source, trim_blocks=True, lstrip_blocks=True)
+    (folder / "REPORT.md").write_text(template.render(shown).rstrip() + "\n", "utf-8")
 
 
 def renew(runs):

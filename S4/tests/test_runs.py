@@ -131,7 +131,7 @@ def test_a_run_is_the_notebooks_own(nb, data_dir):
 
 def test_a_loss_that_is_not_finite_is_recorded(data_dir):
     run = train(Variant("far too high", parameters={"max_lr": 1e30}), data_dir)
-    assert "Lower max_lr" in run["failed"] and run["history"] == []
+    assert "lower max_lr" in run["failed"] and run["history"] == []
     assert json.loads(json.dumps(run)) == run
 
 
