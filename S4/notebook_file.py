@@ -35,25 +35,17 @@ def read_notebook(path=NOTEBOOK):
     return nbformat.read(path, as_version=4)
 
 
-def execute(source, target, folder, parameters=None):
-    """Run the notebook `source` in `folder`; write the executed copy, and return it.
+def execute(source, target, parameters=None):
+    """Run the notebook `source` where its copy `target` is written, and return that.
 
     Raises papermill.PapermillExecutionError if a cell fails; `target` then holds
     everything up to that cell.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     target.parent.mkdir(parents=True, exist_ok=True)
-    return papermill.execute_notebook(
-        source,
-        target,
-        parameters,
-        cwd=folder,
-        kernel_name="python3",
-        progress_bar=False,  # the notebook has its own
-        stdout_file=sys.stdout,
-        stderr_file=sys.stderr,
-        coalesce_streams=True,  # of the progress bar, nothing is saved
-    )
+    options = {"cwd": target.parent, "kernel_name": "python3", "progress_bar": False}
+    options |= {"stdout_file": sys.stdout, "stderr_file": sys.stderr}
+    options["coalesce_streams"] = True  # nothing is saved of the notebook's own bar
+    return papermill.execute_notebook(source, target, parameters, **options)
 
 
 def tagged(notebook, tag):

@@ -11,22 +11,16 @@ runs in a folder of its own, and only a clean and complete run changes anything.
 """
 
 import argparse
+import ast
 import json
 import os
 import shutil
 
 import nbformat
+import papermill
 
-from notebook_file import (
-    NOTEBOOK,
-    check_clean,
-    execute,
-    facts_table,
-    fill,
-    picture,
-    read_notebook,
-    tagged,
-)
+import notebook_file as nf
+from notebook_file import NOTEBOOK, execute, fill
 
 HERE = NOTEBOOK.parent
 README = HERE.parent / "README.md"
@@ -44,14 +38,14 @@ def result_table(result):
         "Training time": f"{seconds // 60} min {seconds % 60} s",
         "Verdict": result["verdict"],
     }
-    return facts_table(facts, "this run")
+    return nf.facts_table(facts, "this run")
 
 
 def log_table(result):
     """Return the log, a line for each epoch, from a result.json."""
-    head = "| epoch | train loss | train acc. | test loss | test acc. |"
-    line = "| {epoch} | {train_loss:.4f} | {train_accuracy:.2f} % "
-    line += "| {eval_loss:.4f} | {eval_accuracy:.2f} % |"
+    head = "| epoch | train loss | train acc., % | test loss | test acc., % |"
+    line = "| {epoch} | {train_loss:.4f} | {train_accuracy:.2f} "
+    line += "| {eval_loss:.4f} | {eval_accuracy:.2f} |"
     rows = [line.format(**row) for row in result["rows"]]
     return "\n".join([head, "|---|---|---|---|---|", *rows])
 
@@ -62,11 +56,11 @@ def commit():
     shutil.rmtree(folder, ignore_errors=True)
     if (HERE / "data").exists():
         shutil.copytree(HERE / "data", folder / "data")
-    executed = execute(NOTEBOOK, folder / "run.ipynb", folder)
-    check_clean(executed)
+    executed = execute(NOTEBOOK, folder / "run.ipynb")
+    nf.check_clean(executed)
     result = json.loads((folder / "result.json").read_text("utf-8"))
-    curves = picture(tagged(executed, "curves"))
-    notebook, readme = read_notebook(), README.read_text("utf-8")
+    curves = nf.picture(nf.tagged(executed, "curves"))
+    notebook, readme = nf.read_notebook(), README.read_text("utf-8")
     for cell, done in zip(notebook.cells, executed.cells, strict=True):
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = done.outputs, done.execution_count
@@ -74,17 +68,17 @@ def commit():
         notebook.cells[0].source = fill(notebook.cells[0].source, name, table)
         readme = fill(readme, name, table)
     nbformat.write(notebook, NOTEBOOK)
-    README.write_text(readme, "utf-8")
+    README.write_text(readme, "utf-8", newline="\n")
     (HERE / "curves.png").write_bytes(curves)
     for name in ("net.pt", "result.json"):
         shutil.copy(folder / name, HERE / name)
 
 
 def as_value(text):
-    """Return `text` as a number, true, false or null if it is one, else unchanged."""
+    """Return `text` as a number, or None, if it is one, else unchanged."""
     try:
-        return json.loads(text)
-    except ValueError:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
         return text
 
 
@@ -94,7 +88,7 @@ def main():
     parser.add_argument("--commit", action="store_true", help="renew what is committed")
     parser.add_argument(
         "-p", nargs=2, action="append", default=[], metavar=("PARAMETER", "VALUE"),
-        help="change a number of the notebook's parameters cell; may be repeated",
+        help="change a value of the notebook's parameters cell; may be repeated",
     )  # fmt: skip
     arguments = parser.parse_args()
     if arguments.commit:
@@ -105,7 +99,9 @@ def main():
     folder = RUNS / arguments.name  # a folder of its own, for its net.pt
     parameters = {"data_dir": os.path.relpath(HERE / "data", folder)}
     parameters.update({name: as_value(value) for name, value in arguments.p})
-    execute(NOTEBOOK, folder / "run.ipynb", folder, parameters)
+    if unknown := parameters.keys() - papermill.inspect_notebook(NOTEBOOK).keys():
+        parser.error(f"the parameters cell has no {', '.join(unknown)}")
+    execute(NOTEBOOK, folder / "run.ipynb", parameters)
     print(f"Written: {os.path.relpath(folder)}/run.ipynb, net.pt and result.json")
 
 

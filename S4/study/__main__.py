@@ -19,23 +19,19 @@ import sys
 from pathlib import Path
 
 import dask
-import torch
 from dask.distributed import Client, LocalCluster
 from dask.system import CPU_COUNT
 from distributed.system import MEMORY_LIMIT
 from filelock import FileLock, Timeout
 
+from ..notebook_file import NOTEBOOK
 from . import bench, report
 from .runs import SAME, read_runs, train_all
 from .variants import VARIANTS, identity
 
-STUDY = Path(__file__).resolve().parent
-RESULTS = STUDY / "results.jsonl"
-NANNY = "distributed.nanny.pre-spawn-environ"
+RESULTS = report.HERE / "results.jsonl"
 NEEDED = 1.5 * 2**30  # bytes that one training takes, its data included
-# A GPU trains several networks this small at once; how many are best is not measured.
-CORES = 4 if torch.cuda.is_available() else CPU_COUNT
-WORKERS = max(1, min(CORES, int(MEMORY_LIMIT / NEEDED)))
+WORKERS = max(1, min(CPU_COUNT, int(MEMORY_LIMIT / NEEDED)))
 # Sizes and the lesson's starting network are asked for by name: they take long.
 ABLATION = [n for n, v in VARIANTS.items() if v.group in ("recipe", "ablation")]
 
@@ -63,7 +59,7 @@ def parse():
     option("--results", type=Path, default=RESULTS, help="the file to extend")
     option("--scheduler", help="address of an existing Dask cluster")
     option("--workers", type=int, default=WORKERS, help=f"on this machine: {WORKERS}")
-    option("--data-dir", default=str(STUDY.parent / "data"), help="on each worker")
+    option("--data-dir", default=str(NOTEBOOK.with_name("data")), help="on each worker")
     return parser.parse_args()
 
 
@@ -77,8 +73,7 @@ def missing(options):
         {"variant": name, "identity": known_as[name], "seed": seed}
         | {"epochs": options.epochs or recipe["epochs"], **limits}
         # Seed by seed: a study that is stopped early has a little of everything.
-        for seeds in options.seeds
-        for seed in seeds
+        for seed in sorted(set().union(*options.seeds))
         for name, recipe in recipes.items()
     ]
     runs = [run for run in wanted if tuple(run[key] for key in SAME) not in done]
@@ -91,18 +86,14 @@ def local_cluster(workers):
     if workers * NEEDED > MEMORY_LIMIT:
         room = f"{workers} × {NEEDED / 2**30} GiB of memory, {MEMORY_LIMIT / 2**30:.1f}"
         sys.exit(f"{workers} workers need {room} are there: use fewer --workers")
-    # Dask's setting makes every worker give memory back at once; training then spends
-    # much of its time on getting it again.
-    dask.config.set({f"{NANNY}.MALLOC_TRIM_THRESHOLD_": None})
+    # One of Dask's presets makes every worker give memory back at once; training then
+    # spends much of its time on getting it again.
+    dask.config.set({"distributed.nanny.pre-spawn-environ": {}})
     # Ctrl-C is for this process; the workers inherit that they ignore it.
     interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    cluster = LocalCluster(
-        n_workers=workers,
-        threads_per_worker=1,
-        memory_limit=MEMORY_LIMIT // workers,
-        dashboard_address=None,
-        silence_logs=logging.ERROR,  # nor is it a reason for warnings
-    )
+    options = {"threads_per_worker": 1, "memory_limit": MEMORY_LIMIT // workers}
+    options |= {"dashboard_address": None, "silence_logs": logging.ERROR}
+    cluster = LocalCluster(n_workers=workers, **options)
     signal.signal(signal.SIGINT, interrupt)
     return cluster
 
@@ -112,8 +103,7 @@ def run(options):
     if not (runs := missing(options)):
         return 0
     if not options.scheduler:
-        nb, _ = VARIANTS["recipe"].load()
-        nb.split_data(options.data_dir, "test")  # fetch it once for all workers
+        VARIANTS["recipe"].load()[0].split_data(options.data_dir, "test")  # fetch once
     with Client(options.scheduler or local_cluster(options.workers)) as client:
         return train_all(client, runs, options.data_dir, options.results)
 
@@ -141,8 +131,7 @@ def main():
     elif options.command == "run":
         run_alone(options)
     else:
-        for name, variant in VARIANTS.items():
-            print(f"{name:<34} {variant.description}")
+        print("\n".join(f"{n:<34} {v.description}" for n, v in VARIANTS.items()))
 
 
 if __name__ == "__main__":

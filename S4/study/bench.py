@@ -45,8 +45,8 @@ def seconds_of(action, device):
     """Return how long `action()` takes, until the device is done with it."""
     started = time.perf_counter()
     action()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
+    if device.type != "cpu":
+        torch.accelerator.synchronize()
     return time.perf_counter() - started
 
 
@@ -164,18 +164,15 @@ def watch_memory(is_over, peaks):
 def measure_run_all():
     """Run the notebook from a cold kernel: seconds in all, and of its training."""
     is_over, peaks = threading.Event(), []
-    threading.Thread(target=watch_memory, args=(is_over, peaks)).start()
+    threading.Thread(None, watch_memory, None, (is_over, peaks), daemon=True).start()
     with tempfile.TemporaryDirectory() as folder:
         started, folder = time.perf_counter(), Path(folder)
-        execute(NOTEBOOK, folder / "out.ipynb", folder, {"data_dir": str(DATA)})
+        execute(NOTEBOOK, folder / "out.ipynb", {"data_dir": str(DATA)})
         total = time.perf_counter() - started
         result = json.loads((folder / "result.json").read_text("utf-8"))
     is_over.set()
-    return {
-        "run_all_seconds": total,
-        "training_seconds": result["seconds"],
-        "peak_bytes": max(peaks),
-    }
+    seconds = {"run_all_seconds": total, "training_seconds": result["seconds"]}
+    return seconds | {"peak_bytes": max(peaks)}
 
 
 def measure_start_up():
@@ -278,4 +275,4 @@ def main(quick):
         readme = ROOT.joinpath("README.md").read_text("utf-8")
         for name, table in tables.items():
             readme = fill(readme, name, table)
-        ROOT.joinpath("README.md").write_text(readme, "utf-8")
+        ROOT.joinpath("README.md").write_text(readme, "utf-8", newline="\n")

@@ -14,7 +14,7 @@ from dask.distributed import KilledWorker, as_completed
 from tqdm import tqdm
 
 from ..notebook_file import NOTEBOOK, read_notebook
-from .variants import VARIANTS
+from .variants import VARIANTS, identity
 
 SAME = "identity", "seed", "epochs", "split", "train_limit"  # two runs if one differs
 
@@ -37,9 +37,7 @@ def read_runs(path):
             if is_last and isinstance(error, ValueError):
                 print(f"{path.name}: the last line is torn and left out: {line[:40]} …")
                 break
-            raise ValueError(
-                f"{path}, line {number} is not a run: {error!r}"
-            ) from error
+            raise ValueError(f"{path}, line {number} is no run: {error!r}") from error
     return list(runs.values())
 
 
@@ -51,14 +49,15 @@ def append_run(run, path):
     with path.open("a+b") as file:
         file.seek(0)
         before, newline, last = file.read().rpartition(b"\n")
+        end = b"\n" if last else b""  # of a whole line that lacks it
         try:
-            last = last and json.dumps(json.loads(last)).encode() + b"\n"
+            json.loads(last or b"{}")
         except ValueError:
             with path.with_name(f"{path.name}.torn").open("ab") as torn:
                 torn.write(last + b"\n")
-            last = b""
-        file.truncate(len(before + newline))
-        file.write(last + json.dumps(run).encode() + b"\n")
+            file.truncate(len(before + newline))
+            end = b""
+        file.write(end + json.dumps(run).encode() + b"\n")
         file.flush()
         os.fsync(file.fileno())
 
@@ -72,6 +71,8 @@ def train_run(variant, notebook, run, data_dir):
     torch.set_num_threads(1)  # as many runs as cores share them best
     history, failed = [], None
     nb, recipe = variant.load(notebook, epochs=run["epochs"])
+    if run.get("identity", identity(recipe)) != identity(recipe):
+        raise RuntimeError("This worker has older code: start it again.")
     data = nb.split_data(data_dir, run["split"], run["train_limit"])
     net = recipe["make_net"]()
     try:
@@ -125,9 +126,9 @@ def train_all(client, runs, data_dir, path):
         else:
             errors += 1
             error = future.exception()
-            reason = f"{error!r}"
-            if isinstance(error, KilledWorker):
-                reason = "its worker was killed three times; is there enough memory?"
-            print(f"\n{futures[future]}: {reason}")
+            hint = (
+                " Was there enough memory?" if isinstance(error, KilledWorker) else ""
+            )
+            print(f"\n{futures[future]}: {error!r}{hint}")
         future.release()
     return errors

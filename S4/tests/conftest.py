@@ -1,6 +1,9 @@
 """What the tests share: the notebook's definitions, what is committed, and MNIST."""
 
 import json
+import os
+
+os.environ["CUDA_VISIBLE_DEVICES"] = ""  # what is compared is computed on the CPU
 
 import matplotlib
 import pytest

@@ -19,7 +19,7 @@ def run(tmp_path, data_dir):
 
     def run(source=NOTEBOOK, **parameters):
         parameters = {**QUICK, "data_dir": str(data_dir), **parameters}
-        return execute(source, tmp_path / "out.ipynb", tmp_path, parameters)
+        return execute(source, tmp_path / "out.ipynb", parameters)
 
     return run
 

@@ -117,6 +117,7 @@ def test_a_measurement_is_bold_if_it_is_more_than_noise():
     found = report.measured(report.load(runs, NAMES))
     assert found["Dropout"] == "no dropout +0.02; dropout 0.1 **−0.50**"
     assert found["BatchNorm"] == "no BatchNorm: 1 of 2 failed"
+    assert found["Receptive field"] == "–"  # not what an older recipe had
 
 
 def test_notebook_and_readme_quote_the_runs(frame, notebook, readme):
@@ -126,7 +127,7 @@ def test_notebook_and_readme_quote_the_runs(frame, notebook, readme):
         assert fill(text, "seeds", seeds) == text
     # README's first paragraph: "all of twenty seeds".
     assert (tested["accuracy"] >= report.TARGET).sum() == len(tested) == 20
-    smallest = report.full_test_runs(frame, report.LEAN)
+    smallest = report.full_test_runs(frame, report.SMALLEST)
     lean = facts_table(report.lean_facts(smallest), "few parameters")
     assert fill(readme, "lean", lean) == readme
     # README's "whose mean is above 99.40 %".

@@ -101,7 +101,7 @@ def test_an_interrupt_says_in_one_line_what_is_kept(results, data_dir):
     assert read_runs(results)
 
 
-def test_as_many_workers_as_asked_for_if_there_is_memory(results, data_dir):
+def test_more_workers_than_memory_allows_are_refused(results, data_dir):
     studying = study(results, data_dir, "--seeds", "1", "--workers", "9999")
     _, errors = studying.communicate(timeout=60)
     assert studying.returncode == 1 and "use fewer --workers" in errors

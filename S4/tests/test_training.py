@@ -101,7 +101,9 @@ def test_the_average_is_judged_and_handed_out(nb, subset, recipe):
 
     averages = []
     run = list(nb.train(subset, subset, 0, recipe | {"make_average": Untrained}))
-    assert all(net is averages[0].module for _, net in run)
+    untrained = averages[0].module.state_dict()
+    for _, net in run:
+        assert all(torch.equal(w, untrained[n]) for n, w in net.state_dict().items())
     assert len({row["eval_loss"] for row, _ in run}) == 1  # it never learnt
     assert averages[0].updates == 3  # the last of 8 steps, in each of 3 epochs
 
@@ -125,7 +127,7 @@ def test_a_loss_that_is_not_finite_stops_with_epoch_and_step(nb, subset, recipe)
 
 
 def test_what_was_handed_out_outlives_a_later_failure(nb, subset, recipe, monkeypatch):
-    real, steps, rows = nb.train_step, [], []
+    real, steps, pairs = nb.train_step, [], []
 
     def train_step(*arguments):
         steps.append(None)
@@ -134,9 +136,11 @@ def test_what_was_handed_out_outlives_a_later_failure(nb, subset, recipe, monkey
 
     monkeypatch.setattr(nb, "train_step", train_step)
     with pytest.raises(FloatingPointError, match="inf in epoch 2, step 3"):
-        for row, _ in nb.train(subset, subset, 0, recipe):  # 8 steps an epoch
-            rows.append(row)
-    assert [row["epoch"] for row in rows] == [1]
+        for pair in nb.train(subset, subset, 0, recipe):  # 8 steps an epoch
+            pairs.append(pair)
+    ((row, net),) = pairs
+    assert row["epoch"] == 1
+    assert nb.evaluate(net, *subset)[0] == row["eval_loss"]  # not the later steps
 
 
 def test_settings_name_every_number_of_a_recipe_once(nb):
