@@ -1,6 +1,7 @@
 """The notebook as a file: load its definitions, run it, and fill in what it says."""
 
 import base64
+import os
 import re
 import sys
 from pathlib import Path
@@ -42,6 +43,7 @@ def execute(source, target, parameters=None):
     everything up to that cell.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
+    os.environ.pop("MPLBACKEND", None)  # another backend would draw no pictures
     options = {"cwd": target.parent, "kernel_name": "python3", "progress_bar": False}
     options |= {"stdout_file": sys.stdout, "stderr_file": sys.stderr}
     options["coalesce_streams"] = True  # nothing is saved of the notebook's own bar

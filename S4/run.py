@@ -15,6 +15,7 @@ import ast
 import json
 import os
 import shutil
+import sys
 
 import nbformat
 import papermill
@@ -83,6 +84,8 @@ def as_value(text):
 
 
 def main():
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")  # a console without ✓ ends no run
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--name", default="run", help="of the folder in S4/runs")
     parser.add_argument("--commit", action="store_true", help="renew what is committed")

@@ -1,6 +1,10 @@
 """The whole notebook runs, as a learner would run it, in a folder of its own."""
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import nbformat
@@ -44,6 +48,28 @@ def test_a_quick_run_is_clean_and_leaves_its_record(nb, run, tmp_path, data_dir)
     assert record.misread == (predicted != labels).nonzero().squeeze(1).tolist()
     assert row["eval_accuracy"] == pytest.approx(100 - len(record.misread) / 100)
     assert NOTEBOOK.read_bytes() == committed
+
+
+def test_console_and_environment_do_not_decide(data_dir):
+    """A console that knows ASCII only, and a backend that shows no pictures."""
+    folder = NOTEBOOK.with_name("runs") / "test"
+    command = [sys.executable, NOTEBOOK.with_name("run.py"), "--name", "test"]
+    for name, value in QUICK.items():
+        command += ["-p", name, str(value)]
+    changes = {"PYTHONIOENCODING": "ascii", "MPLBACKEND": "Agg"}
+    done = subprocess.run(command, env=os.environ | changes, capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()
+    assert b"? fewer than 20 epochs" in done.stdout
+    cells = read_notebook(folder / "run.ipynb").cells
+    drawn = [o for c in cells for o in c.get("outputs", []) if "data" in o]
+    assert sum("image/png" in output.data for output in drawn) >= 10
+    shutil.rmtree(folder)
+
+
+def test_an_unknown_parameter_is_refused():
+    command = [sys.executable, NOTEBOOK.with_name("run.py"), "-p", "sed", "2"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2 and "the parameters cell has no sed" in done.stderr
 
 
 def test_an_interrupted_run_keeps_its_rows_and_ends_without_an_error(run, tmp_path):
