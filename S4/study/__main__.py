@@ -37,9 +37,10 @@ ABLATION = [n for n, v in VARIANTS.items() if v.group in ("recipe", "ablation")]
 
 
 def as_seeds(text):
-    """Return [1, 2, 3] for "1-3", and [4] for "4"."""
+    """Return [1, 2, 3] for "1-3" or "3-1", and [4] for "4"."""
     first, _, last = text.partition("-")
-    return list(range(int(first), int(last or first) + 1))
+    low, high = sorted((int(first), int(last or first)))
+    return list(range(low, high + 1))
 
 
 def parse():

@@ -12,6 +12,7 @@ import torch
 from filelock import FileLock
 
 from S4.notebook_file import NOTEBOOK, load_definitions
+from S4.study.__main__ import as_seeds
 from S4.study.runs import append_run, read_runs, train_run
 from S4.study.variants import VARIANTS, Variant, identity
 
@@ -163,6 +164,11 @@ def test_every_variant_is_a_network_for_ten_digits(nb, name):
         assert parameters == 6_379_786
     else:
         assert parameters < 20_000 or "head" in name or "GAP" in name
+
+
+def test_seeds_are_numbers_or_ranges():
+    assert as_seeds("4") == [4]
+    assert as_seeds("1-3") == as_seeds("3-1") == [1, 2, 3]
 
 
 def test_a_torn_tail_is_set_aside_when_the_next_run_is_written(results, capsys):
