@@ -123,11 +123,8 @@ def test_what_the_text_says_of_the_calibration(nb, prose, data_dir):
 
 def test_log_of_softmax_breaks_where_log_softmax_does_not(nb):
     """The text: the gradient is NaN from a gap of 88.8 on, the value −∞ from 104."""
-    for gap, value, gradient in (
-        (88.7, -88.7, 1),
-        (88.8, -88.8, None),
-        (104, -math.inf, None),
-    ):
+    rows = (88.7, -88.7, 1), (88.8, -88.8, None), (104, -math.inf, None)
+    for gap, value, gradient in rows:
         found = nb.value_and_gradient(nb.naive_log_softmax, gap)
         assert found[0] == pytest.approx(value, rel=1e-4)
         assert math.isnan(found[1]) if gradient is None else found[1] == gradient

@@ -12,10 +12,6 @@ def net(nb):
     return nb.Net(nb.dropout)
 
 
-def leaves(net):
-    return [layer for layer in net.modules() if not list(layer.children())]
-
-
 def test_rules_hold_for_the_notebooks_network_and_epochs(nb, net):
     parameters = sum(weight.numel() for weight in net.parameters())
     assert parameters < 20_000 and 1 <= nb.epochs < 20
@@ -24,11 +20,9 @@ def test_rules_hold_for_the_notebooks_network_and_epochs(nb, net):
 
 
 def test_only_the_lessons_layers_are_used(net):
-    allowed = (
-        nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.Dropout, nn.MaxPool2d,
-        nn.AdaptiveAvgPool2d,
-    )  # fmt: skip
-    assert all(isinstance(layer, allowed) for layer in leaves(net))
+    allowed = {"Conv2d", "BatchNorm2d", "ReLU", "Dropout", "MaxPool2d"}
+    used = [m for m in net.modules() if not list(m.children())]
+    assert {type(m).__name__ for m in used} == allowed | {"AdaptiveAvgPool2d"}
     kernels = {m.kernel_size for m in net.modules() if isinstance(m, nn.Conv2d)}
     assert kernels == {(3, 3), (1, 1)}
 
@@ -51,12 +45,6 @@ def test_nothing_but_gap_and_log_softmax_follows_the_prediction(nb, net):
     torch.testing.assert_close(output, expected)
 
 
-def test_outputs_are_log_probabilities(net):
-    output = net.eval()(torch.randn(7, 1, 28, 28))
-    assert output.shape == (7, 10)
-    torch.testing.assert_close(output.exp().sum(dim=1), torch.ones(7))
-
-
 def test_a_prediction_does_not_depend_on_its_batch(net):
     images = torch.randn(16, 1, 28, 28)
     net.train()(images)  # running statistics other than the initial ones
@@ -68,27 +56,14 @@ def test_a_prediction_does_not_depend_on_its_batch(net):
 def test_dropout_acts_in_training_only(nb):
     net = nb.Net(dropout=0.5)
     images = torch.randn(8, 1, 28, 28)
-    net.train()
-    assert not torch.equal(net(images), net(images))
-    net.eval()
-    assert torch.equal(net(images), net(images))
+    assert not torch.equal(net.train()(images), net(images))
+    assert torch.equal(net.eval()(images), net(images))
 
 
-class WithLinear(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.gap = nn.AdaptiveAvgPool2d(1)
-        self.head = nn.Linear(1, 10)
-
-    def forward(self, images):
-        return self.head(self.gap(images).flatten(1)).log_softmax(dim=1)
-
-
-@pytest.mark.parametrize("too_many", [1, 5_000])
-def test_too_many_parameters_are_named_with_their_excess(nb, net, too_many):
+def test_too_many_parameters_are_named(nb, net):
     have = sum(weight.numel() for weight in net.parameters())
-    net.extra = nn.Parameter(torch.zeros(19_999 + too_many - have))
-    with pytest.raises(RuntimeError, match=f"parameters: {19_999 + too_many:,}"):
+    net.extra = nn.Parameter(torch.zeros(20_000 - have))
+    with pytest.raises(RuntimeError, match="parameters: 20,000"):
         nb.check_rules(net, nb.epochs)
 
 
@@ -99,8 +74,9 @@ def test_epochs_out_of_the_rule_are_named(nb, net, epochs):
 
 
 def test_every_broken_rule_is_named(nb):
-    with pytest.raises(RuntimeError, match=r"fully connected layer: head.*GAP"):
-        nb.check_rules(WithLinear(), 19)
+    layers = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(1, 10)
+    with pytest.raises(RuntimeError, match=r"fully connected layer: 2.*GAP"):
+        nb.check_rules(nn.Sequential(*layers), 19)
 
 
 @pytest.mark.parametrize(
@@ -128,31 +104,6 @@ def test_gap_before_the_1x1_convolution_is_as_good(nb):
     assert nb.check_rules(net, 19)
 
 
-# Receptive field and jump worked out by hand: r grows by (kernel - 1) * jump.
-BY_HAND = [
-    ([nn.Conv2d(1, 1, 3)], [(3, 1)]),
-    ([nn.Conv2d(1, 1, 3), nn.Conv2d(1, 1, 3)], [(3, 1), (5, 1)]),
-    ([nn.Conv2d(1, 1, 5, stride=2), nn.Conv2d(1, 1, 3)], [(5, 2), (9, 2)]),
-    (
-        [nn.Conv2d(1, 1, 3), nn.MaxPool2d(2), nn.Conv2d(1, 1, 3)],
-        [(3, 1), (4, 2), (8, 2)],
-    ),
-    ([nn.MaxPool2d(2), nn.MaxPool2d(2), nn.Conv2d(1, 1, 1)], [(2, 2), (4, 4), (4, 4)]),
-    ([nn.MaxPool2d(3, stride=2), nn.Conv2d(1, 1, 3)], [(3, 2), (7, 2)]),
-    ([nn.Conv2d(1, 1, 3, dilation=2), nn.Conv2d(1, 1, 3)], [(5, 1), (7, 1)]),
-    (
-        [nn.Conv2d(1, 1, 1), nn.MaxPool2d(4), nn.AdaptiveAvgPool2d(1)],
-        [(1, 1), (4, 4), (28, 28)],
-    ),
-]
-
-
-@pytest.mark.parametrize("layers, expected", BY_HAND)
-def test_receptive_field_by_hand(nb, layers, expected):
-    table = nb.layer_table(nn.Sequential(*layers))
-    assert [(row["receptive_field"], row["jump"]) for row in table] == expected
-
-
 def test_layer_table_counts_every_parameter_once(nb, net):
     table = nb.layer_table(net)
     assert sum(row["parameters"] for row in table) == sum(
@@ -163,6 +114,7 @@ def test_layer_table_counts_every_parameter_once(nb, net):
     adds = sum(row["multiply_adds"] for row in table)
     assert counter.get_total_flops() == 2 * adds
     assert [tuple(row["output"]) for row in table][-2:] == [(10, 6, 6), (10, 1, 1)]
+    assert table[-1]["receptive_field"] == table[-2]["receptive_field"] + 5 * 4
 
 
 def test_layer_table_leaves_the_network_as_it_was(nb, net):
@@ -176,11 +128,11 @@ def test_layer_table_leaves_the_network_as_it_was(nb, net):
 
 def make_transparent(net):
     """Positive weights and average pooling, so that every path carries gradient."""
-    for layer in net.modules():
+    for name, layer in list(net.named_modules()):
         if isinstance(layer, nn.Conv2d):
             nn.init.constant_(layer.weight, 0.1)
-    for block in (net.transition1, net.transition2):
-        block[1] = nn.AvgPool2d(block[1].kernel_size)
+        if isinstance(layer, nn.MaxPool2d):
+            net.set_submodule(name, nn.AvgPool2d(layer.kernel_size, layer.stride))
     return net.eval()
 
 
@@ -192,11 +144,20 @@ def columns_seen(maps, position, image):
     return int(seen.min()), int(seen.max())
 
 
-def test_receptive_field_and_jump_agree_with_the_gradient(nb, net):
-    net = make_transparent(net)
+def every_kind_of_window():
+    wide, dilated = nn.Conv2d(1, 2, 5, stride=2), nn.Conv2d(2, 2, 3, dilation=2)
+    pools = nn.MaxPool2d(3, stride=2), nn.MaxPool2d(4)
+    return nn.Sequential(wide, dilated, pools[0], nn.Conv2d(2, 2, 1), pools[1])
+
+
+@pytest.mark.parametrize("make_net", [lambda: None, every_kind_of_window])
+def test_receptive_field_and_jump_agree_with_the_gradient(nb, net, make_net):
+    net = make_transparent(make_net() or net)
     size = 128  # wide enough that the border does not cut the field
     image = torch.rand(1, 1, size, size, requires_grad=True)
-    for row in nb.layer_table(net, size)[:-1]:  # GAP sees everything
+    for row in nb.layer_table(net, size):
+        if row["output"][-1] == 1:
+            continue  # GAP sees everything
         maps = []
         # A row ends with its convolution's BatchNorm and ReLU, which look nowhere.
         layer = net.get_submodule(row["name"])

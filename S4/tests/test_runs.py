@@ -31,11 +31,7 @@ def cluster(tmp_path):
     where = tmp_path / "scheduler.json"
     dask = [sys.executable, "-m", "dask"]
     # Not in the repository: the workers get its code from the client.
-    quiet = {
-        "stdout": subprocess.DEVNULL,
-        "stderr": subprocess.DEVNULL,
-        "cwd": tmp_path,
-    }
+    quiet = dict.fromkeys(["stdout", "stderr"], subprocess.DEVNULL) | {"cwd": tmp_path}
     place = ["--host", "127.0.0.1", "--port", "0", "--scheduler-file", where]
     scheduler = subprocess.Popen([*dask, "scheduler", "--no-show", *place], **quiet)
     worker = [*dask, "worker", "--scheduler-file", where, "--nthreads", "1"]
@@ -56,13 +52,10 @@ def study(results, data_dir, *options):
     command = [sys.executable, "-m", "S4.study", "run", "--results", results]
     command += ["--train-limit", "1000", "--data-dir", data_dir, *options]
     command += ["--variant", "recipe", "no dropout"]
+    pipes = dict.fromkeys(["stdout", "stderr"], subprocess.PIPE)
+    own_group = {"start_new_session": True}
     return subprocess.Popen(
-        list(map(str, command)),
-        cwd=ROOT,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
+        list(map(str, command)), cwd=ROOT, text=True, **pipes, **own_group
     )
 
 
@@ -167,8 +160,7 @@ def test_every_variant_is_a_network_for_ten_digits(nb, name):
 
 
 def test_seeds_are_numbers_or_ranges():
-    assert as_seeds("4") == [4]
-    assert as_seeds("1-3") == as_seeds("3-1") == [1, 2, 3]
+    assert as_seeds("4") == [4] and as_seeds("1-3") == as_seeds("3-1") == [1, 2, 3]
 
 
 def test_a_torn_tail_is_set_aside_when_the_next_run_is_written(results, capsys):

@@ -65,17 +65,6 @@ def test_judging_draws_no_random_numbers(nb, subset, recipe):
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_the_bar_is_given_the_batches_of_each_epoch(nb, subset, recipe):
-    seen = []
-
-    def bar(batches, title):
-        seen.append((title, len(batches)))
-        return batches
-
-    list(nb.train(subset, subset, 0, recipe | {"epochs": 2}, bar))
-    assert seen == [("Epoch 1", 8), ("Epoch 2", 8)]
-
-
 def test_the_average_is_the_mean_at_first_and_then_follows(nb):
     net = torch.nn.BatchNorm1d(1)
     average = nb.make_average(net, steps_per_epoch=30)  # so it is over 3 updates
@@ -150,18 +139,13 @@ def test_settings_name_every_number_of_a_recipe_once(nb):
     assert nb.settings_of({"augment": None}) == {"augment": None}
 
 
-@pytest.mark.parametrize(
-    "last, expected", [(99.40, "ALL RULES"), (99.39, "NOT MET: .* 0.01 points")]
-)
-def test_the_last_epoch_decides(nb, last, expected):
-    rows = [{"eval_accuracy": 99.9}, {"eval_accuracy": last}]
-    assert re.match(expected, nb.verdict(rows, epochs=2))
-    assert nb.verdict(rows, epochs=3).startswith("INCOMPLETE: 2 of 3")
-
-
-@pytest.mark.parametrize("trial", [{"judge_on": "validation"}, {"train_limit": 100}])
-def test_only_the_exercises_data_give_a_verdict(nb, trial):
-    assert nb.verdict([{"eval_accuracy": 99.9}], 1, **trial).startswith("A TRIAL")
+def test_the_last_epoch_decides_and_only_on_the_exercises_data(nb):
+    met, missed = ([{"eval_accuracy": a} for a in (99.9, b)] for b in (99.40, 99.39))
+    assert nb.verdict(met, 2) == "ALL RULES ARE MET."
+    assert re.match("NOT MET: .* 0.01 points", nb.verdict(missed, 2))
+    assert nb.verdict(met, 3).startswith("INCOMPLETE: 2 of 3")
+    for trial in ({"judge_on": "validation"}, {"train_limit": 100}):
+        assert nb.verdict(met, 2, **trial).startswith("A TRIAL")
 
 
 def test_weights_are_saved_whole_and_load_safely(nb, tmp_path, monkeypatch):
