@@ -3,14 +3,27 @@
 import base64
 import os
 import re
+import signal
 import sys
+import tempfile
 from pathlib import Path
 from types import ModuleType
+from unittest.mock import patch
 
 import nbformat
 import papermill
+from jupyter_client import AsyncKernelManager
+from jupyter_client.kernelspec import KernelSpecManager
+from jupyter_core.utils import run_sync
+from traitlets import default
 
 NOTEBOOK = Path(__file__).resolve().with_name("S4_Assignment_Solution.ipynb")
+
+
+def plain_console():
+    """Let a console that lacks a character show a plain substitute, and go on."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")
 
 
 def load_definitions(notebook=None, **parameters):
@@ -36,18 +49,80 @@ def read_notebook(path=NOTEBOOK):
     return nbformat.read(path, as_version=4)
 
 
+class OwnKernel(AsyncKernelManager):
+    """A kernel in this very Python. Ctrl-C interrupts what it does, not this program.
+
+    A second Ctrl-C ends this program.
+    """
+
+    interrupted = False
+
+    @default("kernel_spec_manager")
+    def _no_other_kernel(self):
+        return KernelSpecManager(kernel_dirs=[])  # leaves ipykernel's own only
+
+    async def start_kernel(self, **options):
+        if self.has_trait("transport_encryption"):
+            self.transport_encryption = "auto"  # else ipykernel warns of plain text
+        OwnKernel.interrupted = False
+        signal.signal(signal.SIGINT, self.pass_on)
+        await super().start_kernel(**options)
+
+    def pass_on(self, *_):
+        OwnKernel.interrupted = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        run_sync(self.interrupt_kernel)()
+
+
 def execute(source, target, parameters=None):
     """Run the notebook `source` where its copy `target` is written, and return that.
 
-    Raises papermill.PapermillExecutionError if a cell fails; `target` then holds
-    everything up to that cell.
+    Raises papermill.PapermillExecutionError if a cell fails, and KeyboardInterrupt
+    after an interrupt; `target` then holds everything up to that cell.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    os.environ.pop("MPLBACKEND", None)  # another backend would draw no pictures
+    part = target.with_suffix(".part.ipynb")
     options = {"cwd": target.parent, "kernel_name": "python3", "progress_bar": False}
     options |= {"stdout_file": sys.stdout, "stderr_file": sys.stderr}
     options["coalesce_streams"] = True  # nothing is saved of the notebook's own bar
-    return papermill.execute_notebook(source, target, parameters, **options)
+    options["kernel_manager_class"] = OwnKernel
+    # What a user has set up for IPython or Python is not for this run.
+    unwanted = "PYTHONSTARTUP", "PYTHONWARNINGS"
+    before = signal.getsignal(signal.SIGINT)
+    with tempfile.TemporaryDirectory() as empty, patch.dict(os.environ):
+        os.environ["IPYTHONDIR"] = empty
+        for name in unwanted:
+            os.environ.pop(name, None)
+        if not sys.stdout.isatty():
+            os.environ["TQDM_DISABLE"] = "1"  # a file gets a line an epoch, no bar
+        try:
+            executed = papermill.execute_notebook(source, part, parameters, **options)
+        except (papermill.PapermillExecutionError, KeyboardInterrupt):
+            if part.exists():
+                part.replace(target)
+            if OwnKernel.interrupted:
+                raise KeyboardInterrupt from None
+            raise
+        finally:
+            signal.signal(signal.SIGINT, before)
+    part.replace(target)
+    if OwnKernel.interrupted:
+        raise KeyboardInterrupt
+    return executed
+
+
+def write_whole(contents):
+    """Write {path: bytes}: every file whole or, if that fails, none of them."""
+    parts = {path: path.with_name(f"{path.name}.part") for path in contents}
+    try:
+        for path, part in parts.items():
+            part.write_bytes(contents[path])
+    except BaseException:
+        for part in parts.values():
+            part.unlink(missing_ok=True)
+        raise
+    for path, part in parts.items():
+        part.replace(path)
 
 
 def tagged(notebook, tag):

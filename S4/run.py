@@ -12,13 +12,15 @@ runs in a folder of its own, and only a clean and complete run changes anything.
 
 import argparse
 import ast
+import difflib
 import json
-import os
 import shutil
 import sys
+from pathlib import Path
 
 import nbformat
 import papermill
+from filelock import FileLock, Timeout
 
 import notebook_file as nf
 from notebook_file import NOTEBOOK, execute, fill
@@ -51,10 +53,9 @@ def log_table(result):
     return "\n".join([head, "|---|---|---|---|---|", *rows])
 
 
-def commit():
-    """Run the notebook and renew everything committed of its results."""
-    folder = RUNS / "committed"
-    shutil.rmtree(folder, ignore_errors=True)
+def commit(folder):
+    """Run the notebook in `folder` and renew everything committed of its results."""
+    shutil.rmtree(folder)  # of an earlier run
     if (HERE / "data").exists():
         shutil.copytree(HERE / "data", folder / "data")
     executed = execute(NOTEBOOK, folder / "run.ipynb")
@@ -68,11 +69,14 @@ def commit():
     for name, table in (("result", result_table(result)), ("log", log_table(result))):
         notebook.cells[0].source = fill(notebook.cells[0].source, name, table)
         readme = fill(readme, name, table)
-    nbformat.write(notebook, NOTEBOOK)
-    README.write_text(readme, "utf-8", newline="\n")
-    (HERE / "curves.png").write_bytes(curves)
-    for name in ("net.pt", "result.json"):
-        shutil.copy(folder / name, HERE / name)
+    contents = {
+        NOTEBOOK: f"{nbformat.writes(notebook)}\n".encode(),
+        README: readme.encode(),
+        HERE / "curves.png": curves,
+        HERE / "net.pt": (folder / "net.pt").read_bytes(),
+        HERE / "result.json": (folder / "result.json").read_bytes(),
+    }
+    nf.write_whole(contents)
 
 
 def as_value(text):
@@ -83,29 +87,61 @@ def as_value(text):
         return text
 
 
-def main():
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="replace")  # a console without ✓ ends no run
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+def parse():
+    """Return the options, and the parameters that differ from the notebook's."""
+    known = papermill.inspect_notebook(NOTEBOOK)
+    listed = [f"  {n:<14}{p['default']:<8}{p['help']}" for n, p in known.items()]
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n")[0],
+        epilog="\n".join(["parameters and their defaults:", *listed]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--name", default="run", help="of the folder in S4/runs")
     parser.add_argument("--commit", action="store_true", help="renew what is committed")
     parser.add_argument(
         "-p", nargs=2, action="append", default=[], metavar=("PARAMETER", "VALUE"),
-        help="change a value of the notebook's parameters cell; may be repeated",
+        help="change a parameter, see below; may be repeated",
     )  # fmt: skip
-    arguments = parser.parse_args()
-    if arguments.commit:
-        if arguments.p:
-            parser.error("--commit takes the parameters as the notebook has them")
-        commit()
-        return
-    folder = RUNS / arguments.name  # a folder of its own, for its net.pt
-    parameters = {"data_dir": os.path.relpath(HERE / "data", folder)}
-    parameters.update({name: as_value(value) for name, value in arguments.p})
-    if unknown := parameters.keys() - papermill.inspect_notebook(NOTEBOOK).keys():
-        parser.error(f"the parameters cell has no {', '.join(unknown)}")
+    options = parser.parse_args()
+    parameters = {name: as_value(value) for name, value in options.p}
+    for name in parameters.keys() - known.keys():
+        nearest = difflib.get_close_matches(name, known, 1, 0) or ["another"]
+        parser.error(f"there is no parameter {name}: did you mean {nearest[0]}?")
+    if options.commit and parameters:
+        parser.error("--commit takes the parameters as the notebook has them")
+    try:
+        nb = nf.load_definitions(**parameters)
+        nb.check_parameters(vars(nb))
+    except ValueError as error:
+        parser.error(str(error))
+    return options, parameters
+
+
+def run(folder, parameters):
+    """Run the notebook with other parameters, in a folder of its own."""
+    parameters = {"data_dir": HERE / "data", **parameters}
+    parameters["data_dir"] = str(Path(parameters["data_dir"]).absolute())
     execute(NOTEBOOK, folder / "run.ipynb", parameters)
-    print(f"Written: {os.path.relpath(folder)}/run.ipynb, net.pt and result.json")
+    print(f"Written: run.ipynb, net.pt and result.json in {folder}")
+
+
+def main():
+    nf.plain_console()
+    options, parameters = parse()
+    folder = RUNS / ("committed" if options.commit else options.name)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{folder}.lock", timeout=0):
+            commit(folder) if options.commit else run(folder, parameters)
+    except Timeout:
+        sys.exit(f"Another run is writing to {folder}: give this one another --name")
+    except papermill.PapermillExecutionError as error:
+        sys.exit(f"{error.ename}: {error.evalue}\nSo far: {folder / 'run.ipynb'}")
+    except KeyboardInterrupt:
+        print(f"Interrupted. What was done is in {folder / 'run.ipynb'}")
+        sys.exit(130)
+    except OSError as error:
+        sys.exit(f"A file cannot be written: {error}")
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from dask.system import CPU_COUNT
 from distributed.system import MEMORY_LIMIT
 from filelock import FileLock, Timeout
 
-from ..notebook_file import NOTEBOOK
+from ..notebook_file import NOTEBOOK, plain_console
 from . import bench, report
 from .runs import SAME, read_runs, train_all
 from .variants import VARIANTS, identity
@@ -124,6 +124,7 @@ def run_alone(options):
 
 
 def main():
+    plain_console()
     options = parse()
     if options.command == "report":
         report.renew(read_runs(RESULTS))

@@ -68,6 +68,7 @@ class PerPicture:
         train = datasets.MNIST(DATA, train=True, transform=augmented)
         test = datasets.MNIST(DATA, train=False, transform=transforms.Compose(plain))
         feed = {"num_workers": workers, "pin_memory": device.type == "cuda"}
+        feed["persistent_workers"] = workers > 0  # else each epoch pays for new ones
         train, test = (Subset(d, range(limit or len(d))) for d in (train, test))
         self.loader = DataLoader(train, batch_size, shuffle=True, **feed)
         self.test_loader = DataLoader(test, 1000, **feed)

@@ -21,6 +21,18 @@ def test_every_contender_is_timed_in_every_repeat(results):
     assert json.loads(json.dumps(results)) == results
 
 
+def test_workers_are_started_once_even_where_they_cannot_be_forked(nb, data_dir):
+    """Windows and macOS spawn them: each imports everything anew."""
+    usual = bench.Usual(nb, workers=1, limit=64)
+    usual.loader.multiprocessing_context = "spawn"
+    usual.test_loader.multiprocessing_context = "spawn"
+    workers = []
+    for _ in range(2):
+        usual.epoch()
+        workers.append([worker.pid for worker in usual.loader._iterator._workers])
+    assert workers[0] == workers[1]
+
+
 def test_the_basic_example_is_the_one_that_is_described(results):
     assert results["basic"]["parameters"] == 1_199_882
     assert results["basic"]["epochs"] == 2

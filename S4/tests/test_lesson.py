@@ -1,6 +1,7 @@
 """The lesson's numbers, recomputed by the notebook's appendix."""
 
 import math
+import re
 
 import pytest
 import torch
@@ -101,7 +102,7 @@ def test_calibration_by_hand(nb):
     assert error == pytest.approx((0.1 * 2 + 0.05 * 2) / 4)
 
 
-def test_what_the_text_says_of_the_calibration(nb, prose, data_dir):
+def test_what_the_text_says_of_the_calibration(nb, prose, data_dir, result):
     """The error of a network whose confidence is right, by drawing its hits."""
     net = nb.load_net(NOTEBOOK.with_name("net.pt"))
     _, (images, _) = nb.split_data(data_dir, "test")
@@ -115,8 +116,12 @@ def test_what_the_text_says_of_the_calibration(nb, prose, data_dir):
         errors.append(gaps.abs().sum().item() / 100)
     errors = torch.tensor(errors)
     low, high = errors.quantile(torch.tensor([0.025, 0.975])).tolist()
-    assert "0.13 % (0.07 to 0.20)" in " ".join(prose.split())
-    assert [errors.mean(), low, high] == pytest.approx([0.13, 0.07, 0.20], abs=0.01)
+    text = " ".join(prose.split())
+    claim = re.search(r"network about ([\d.]+) % \(([\d.]+) to ([\d.]+)\)", text)
+    said = [float(number) for number in claim.groups()]
+    assert [errors.mean(), low, high] == pytest.approx(said, abs=0.01)
+    assert f"claiming 100 % would give {len(result['misread']) / 100:.2f} %" in text
+    assert f"The {(confidence <= 14 / 15).sum()} images below" in text
     last_bin = (confidence > 14 / 15).float().mean().item()
     assert f"{last_bin:.1%}".replace("%", " %") in prose
 

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 
 import nbconvert
 import pytest
@@ -64,7 +65,7 @@ def page(tmp_path_factory):
 def seen(page):
     """A function: what the browser finds when the page is so many pixels wide."""
     if CHROMIUM is None:
-        assert "CI" not in os.environ, "CI has to install chromium"
+        assert not os.environ.get("CI") or sys.platform != "linux", "CI needs chromium"
         pytest.skip("no chromium: install Debian's package of that name")
 
     def seen(width):

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -41,7 +42,7 @@ def cluster(tmp_path):
     while not where.exists():
         assert time.monotonic() < deadline, "the scheduler does not start"
         time.sleep(0.1)
-    yield json.loads(where.read_text())["address"], workers
+    yield json.loads(where.read_text("utf-8"))["address"], workers
     for process in [*workers, scheduler]:
         process.kill()
         process.wait()
@@ -69,7 +70,7 @@ def test_two_variants_on_a_cluster_reached_by_its_address(cluster, results, data
     options = ["--seeds", "1-2", "--epochs", "2", "--scheduler", address]
     studying = study(results, data_dir, *options)
     wait_for_first_run(results, studying)
-    workers[0].send_signal(signal.SIGKILL)  # its run goes to the other one
+    workers[0].kill()  # its run goes to the other one
     output, errors = studying.communicate(timeout=300)
     assert studying.returncode == 0 and "0 of 4 runs are done already" in output, (
         output + errors
@@ -88,7 +89,7 @@ def test_an_interrupt_says_in_one_line_what_is_kept(results, data_dir):
     """As Ctrl-C in a terminal: it reaches the workers as well."""
     studying = study(results, data_dir, "--seeds", "1-50", "--epochs", "1")
     wait_for_first_run(results, studying)
-    subprocess.run(["kill", "-INT", "--", f"-{studying.pid}"], check=True)
+    os.killpg(studying.pid, signal.SIGINT)
     output, errors = studying.communicate(timeout=60)
     assert studying.returncode == 130 and errors == ""
     assert output.splitlines()[-1].startswith("Interrupted. Finished runs are kept in")
@@ -174,7 +175,7 @@ def test_a_torn_tail_is_set_aside_when_the_next_run_is_written(results, capsys):
 
 
 def test_a_whole_last_line_without_its_end_is_kept(results):
-    results.write_text(json.dumps(RUN))
+    results.write_text(json.dumps(RUN), "utf-8")
     assert read_runs(results) == [RUN]
     append_run(RUN | {"seed": 2}, results)
     assert [run["seed"] for run in read_runs(results)] == [1, 2]

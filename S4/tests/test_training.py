@@ -2,6 +2,8 @@
 
 import math
 import re
+from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -41,6 +43,51 @@ def test_the_learning_rate_rises_and_falls_to_almost_nothing(nb):
     assert max(rates) == pytest.approx(0.1) and 15 <= peak <= 25
     assert rates[:peak] == sorted(rates[:peak]) and rates[-1] < 0.002
     assert optimizer.defaults["nesterov"] and optimizer.defaults["momentum"] == 0.9
+
+
+def test_the_pictures_of_a_seed_do_not_depend_on_the_network(nb, subset, recipe):
+    """Two variants with one seed see the same pictures in the same order."""
+    seen = {}
+
+    def make_net(dropout):
+        def note(net, images):
+            if net.training:
+                seen[dropout].append(images[0])
+
+        net = nb.Net(dropout)
+        torch.rand(int(10 * dropout))  # another network draws another number of weights
+        net.register_forward_pre_hook(note)
+        return net
+
+    for dropout in (0.0, 0.5):
+        seen[dropout] = []
+        changes = {"make_net": partial(make_net, dropout), "augment": nb.augment}
+        rows_of(nb, subset, recipe | changes | {"epochs": 1})
+    first, second = (torch.cat(batches) for batches in seen.values())
+    assert len(first) == 512 and torch.equal(first, second)
+
+
+def test_no_step_waits_for_the_device(nb, subset, recipe, monkeypatch):
+    """On torch's `meta` device every reading of a value raises."""
+    data = [part.to("meta") for part in subset]
+    finished = []
+
+    def bar(batches, title):
+        yield from batches
+        finished.append(title)
+
+    def make_optimizer(net, total_steps):
+        optimizer, schedule = nb.recipe["make_optimizer"](net, total_steps)
+        optimizer.param_groups[0]["fused"] = False  # `meta` has no fused step
+        return optimizer, schedule
+
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="meta"):
+        # `meta` has no generators: None stands for one.
+        seeded = SimpleNamespace(manual_seed=lambda seed: None)
+        patch.setattr(torch, "Generator", lambda device: seeded)
+        recipe |= {"make_optimizer": make_optimizer, "augment": nb.augment}
+        next(nb.train(data, data, 0, recipe, bar))
+    assert finished == ["Epoch 1"]  # only its row reads
 
 
 def test_the_same_seed_gives_the_same_rows(nb, subset, recipe):

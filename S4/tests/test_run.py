@@ -1,0 +1,187 @@
+"""`run.py` works wherever it is started, and its surroundings decide nothing."""
+
+import io
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import papermill
+import pytest
+from filelock import FileLock
+from PIL import Image
+
+import run
+from S4 import notebook_file
+from S4.notebook_file import NOTEBOOK, check_clean, picture, printed, tagged
+
+QUICK = ["-p", "epochs", "1", "-p", "train_limit", "600"]
+
+
+@pytest.fixture
+def started(tmp_path, data_dir):
+    """A function that starts a copy of run.py, MNIST being somewhere else.
+
+    The path has a space and an umlaut, and `data` and `runs` are links.
+    """
+    home = tmp_path / "Meine Übung" / "S4"
+    home.mkdir(parents=True)
+    for name in ("run.py", "notebook_file.py", NOTEBOOK.name):
+        shutil.copy(NOTEBOOK.with_name(name), home)
+    (tmp_path / "runs").mkdir()
+    try:
+        (home / "data").symlink_to(data_dir, target_is_directory=True)
+        (home / "runs").symlink_to(tmp_path / "runs", target_is_directory=True)
+    except OSError:  # Windows asks for a privilege
+        shutil.copytree(data_dir, home / "data")
+
+    def start(*options, **environment):
+        pipes = dict.fromkeys(["stdout", "stderr"], subprocess.PIPE)
+        return subprocess.Popen(
+            [sys.executable, home / "run.py", *options],
+            env=os.environ | environment,
+            encoding="utf-8",
+            start_new_session=True,
+            **pipes,
+        )
+
+    start.target = home / "runs" / "run" / "run.ipynb"
+    return start
+
+
+def test_surroundings_do_not_decide(started, tmp_path):
+    """Console, plotting backend, matplotlib's settings, other kernels, IPython's."""
+    kernel, startup = tmp_path / "kernels" / "python3", tmp_path / "ip/profile_default"
+    kernel.mkdir(parents=True)
+    other = '{"argv": ["no such program"], "language": "python", "display_name": "x"}'
+    (kernel / "kernel.json").write_text(other, "utf-8")
+    (startup / "startup").mkdir(parents=True)
+    (startup / "startup" / "a.py").write_text(
+        "import torch; torch.rand = None", "utf-8"
+    )
+    (tmp_path / "matplotlibrc").write_text("figure.dpi: 20\n", "utf-8")
+    surroundings = {"JUPYTER_PATH": str(tmp_path), "IPYTHONDIR": str(tmp_path / "ip")}
+    surroundings |= {"MATPLOTLIBRC": str(tmp_path), "MPLBACKEND": "Agg"}
+    surroundings |= {"PYTHONIOENCODING": "ascii", "PYTHONWARNINGS": "default"}
+    done = started(*QUICK, **surroundings)
+    output, errors = done.communicate(timeout=300)
+    assert (done.returncode, errors) == (0, "")
+    assert "? fewer than 20 epochs" in output and "\r" not in output  # no bar
+    assert output.isascii() and "Written: run.ipynb" in output.splitlines()[-1]
+    executed = notebook_file.read_notebook(started.target)
+    check_clean(executed)
+    drawn = [o for c in executed.cells for o in c.get("outputs", []) if "data" in o]
+    assert sum("image/png" in output.data for output in drawn) >= 10
+    assert Image.open(io.BytesIO(picture(tagged(executed, "curves")))).width > 800
+    assert executed.metadata.kernelspec.name == "python3"
+    assert sorted(p.name for p in tmp_path.iterdir() if "MNIST" in p.name) == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C cannot be sent there")
+def test_an_interrupt_keeps_the_finished_epochs(started):
+    running = started("-p", "train_limit", "2000")
+    lines = iter(running.stdout.readline, "")
+    while not next(lines).startswith("    1 "):
+        pass
+    os.killpg(running.pid, signal.SIGINT)  # as Ctrl-C in a terminal
+    output, errors = running.communicate(timeout=300)
+    assert (running.returncode, errors) == (130, "")
+    assert output.splitlines()[-1].startswith("Interrupted. What was done is in ")
+    executed = notebook_file.read_notebook(started.target)
+    check_clean(executed)
+    assert "of 19 epochs are finished" in printed(tagged(executed, "training"))
+    assert "INCOMPLETE" in output and "net.pt" in output
+    files = {path.name for path in started.target.parent.iterdir()}
+    assert files == {"run.ipynb"}
+
+
+def call(monkeypatch, *options):
+    """Call run.py's main function and return what it says in the end."""
+    monkeypatch.setattr(sys, "argv", ["run.py", *options])
+    with pytest.raises(SystemExit) as end:
+        run.main()
+    return end.value.code
+
+
+@pytest.mark.parametrize(
+    "name, value, answer",
+    [
+        ("sed", "2", "there is no parameter sed: did you mean seed?"),
+        ("epochs", "abc", "epochs is 'abc': use a whole number from 1 to 19"),
+        ("epochs", "20", "epochs is 20: use a whole number from 1 to 19"),
+        ("max_lr", "nan", "max_lr is 'nan': use a number from 0.0 to 1000.0"),
+        ("batch_size", "0", "batch_size is 0: use a whole number from 1 to 60000"),
+        ("dropout", "1.5", "dropout is 1.5: use a number from 0.0 to 0.99"),
+        ("seed", "1.5", "seed is 1.5: use a whole number from 0 to"),
+        ("train_limit", "-1", "train_limit is -1: use a whole number from 1 to 60000"),
+        ("judge_on", "tset", """judge_on is 'tset': use "test" or "validation\""""),
+    ],
+)
+def test_a_wrong_parameter_is_refused_in_one_line(
+    monkeypatch, capsys, name, value, answer
+):
+    assert call(monkeypatch, "-p", name, value) == 2
+    assert answer in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_the_notebooks_own_parameters_are_in_order(nb):
+    nb.check_parameters(vars(nb))
+    with pytest.raises(ValueError, match="max_lr is nan"):
+        nb.check_parameters(vars(nb) | {"max_lr": float("nan")})
+
+
+def test_help_tells_each_parameter_with_default_and_meaning(monkeypatch, capsys, nb):
+    assert call(monkeypatch, "--help") == 0
+    told = capsys.readouterr().out
+    for name in (*nb.LIMITS, "judge_on", "data_dir"):
+        assert f"\n  {name:<14}" in told
+    assert "max_lr        0.2     peak of the one-cycle schedule" in told
+
+
+def test_a_second_run_in_the_same_folder_is_refused(monkeypatch, tmp_path):
+    monkeypatch.setattr(run, "RUNS", tmp_path)
+    with FileLock(tmp_path / "run.lock"):
+        assert "give this one another --name" in call(monkeypatch)
+    assert list(tmp_path.glob("*/*")) == []
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(monkeypatch, tmp_path):
+    def refuse(path, mode=0o777):
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr(run, "RUNS", tmp_path / "runs")
+    monkeypatch.setattr(os, "mkdir", refuse)
+    assert "A file cannot be written: [Errno 13]" in call(monkeypatch)
+
+
+def full_disk(self, *content):
+    with open(self, "wb") as file:
+        file.write(b"half")
+    raise OSError(28, "No space left on device", str(self))
+
+
+def test_a_full_disk_leaves_all_files_as_they_were(monkeypatch, tmp_path):
+    contents = {tmp_path / name: name.encode() for name in ("a", "b")}
+    notebook_file.write_whole(contents)
+    real = Path.write_bytes
+    monkeypatch.setattr(
+        Path, "write_bytes", lambda p, c: (full_disk if "b" in p.name else real)(p, c)
+    )
+    with pytest.raises(OSError, match="No space left"):
+        notebook_file.write_whole(dict.fromkeys(contents, b"new"))
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == contents
+
+
+def test_a_notebook_that_is_half_saved_does_not_pass_for_a_whole_one(
+    monkeypatch, tmp_path
+):
+    target = tmp_path / "run.ipynb"
+    target.write_bytes(b"of an earlier run")
+    monkeypatch.setattr(
+        papermill.iorw.LocalHandler, "write", lambda self, text, path: full_disk(path)
+    )
+    with pytest.raises(OSError, match="No space left"):
+        notebook_file.execute(NOTEBOOK, target)
+    assert target.read_bytes() == b"of an earlier run"
