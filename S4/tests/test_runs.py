@@ -90,7 +90,7 @@ def test_an_interrupt_says_in_one_line_what_is_kept(results, data_dir):
     studying = study(results, data_dir, "--seeds", "1-50", "--epochs", "1")
     wait_for_first_run(results, studying)
     os.killpg(studying.pid, signal.SIGINT)
-    output, errors = studying.communicate(timeout=60)
+    output, errors = studying.communicate(timeout=180)
     assert studying.returncode == 130 and errors == ""
     assert output.splitlines()[-1].startswith("Interrupted. Finished runs are kept in")
     assert read_runs(results)
@@ -98,14 +98,14 @@ def test_an_interrupt_says_in_one_line_what_is_kept(results, data_dir):
 
 def test_more_workers_than_memory_allows_are_refused(results, data_dir):
     studying = study(results, data_dir, "--seeds", "1", "--workers", "9999")
-    _, errors = studying.communicate(timeout=60)
+    _, errors = studying.communicate(timeout=180)
     assert studying.returncode == 1 and "use fewer --workers" in errors
 
 
 def test_a_second_study_is_refused_while_the_first_holds_the_file(results, data_dir):
     with FileLock(f"{results}.lock"):
         second = study(results, data_dir)
-        assert "Another study" in second.communicate(timeout=60)[1]
+        assert "Another study" in second.communicate(timeout=180)[1]
     assert second.returncode == 1 and not results.exists()
 
 
