@@ -86,13 +86,13 @@ def execute(source, target, parameters=None):
     options |= {"stdout_file": sys.stdout, "stderr_file": sys.stderr}
     options["coalesce_streams"] = True  # nothing is saved of the notebook's own bar
     options["kernel_manager_class"] = OwnKernel
-    # What a user has set up for IPython or Python is not for this run.
-    unwanted = "PYTHONSTARTUP", "PYTHONWARNINGS"
     before = signal.getsignal(signal.SIGINT)
+    # What a user has set up for IPython or Python is not for this run.
     with tempfile.TemporaryDirectory() as empty, patch.dict(os.environ):
         os.environ["IPYTHONDIR"] = empty
-        for name in unwanted:
-            os.environ.pop(name, None)
+        # No debugger is used; older ipykernels warn that it may miss something.
+        os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"
+        os.environ.pop("PYTHONWARNINGS", None)
         if not sys.stdout.isatty():
             os.environ["TQDM_DISABLE"] = "1"  # a file gets a line an epoch, no bar
         try:
