@@ -2,7 +2,10 @@
 
 import json
 import os
+import signal
 
+# Shells let what they start in the background ignore Ctrl-C; some tests send it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # what is compared is computed on the CPU
 
 import matplotlib
