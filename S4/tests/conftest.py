@@ -4,8 +4,6 @@ import json
 import os
 import signal
 
-# Shells let what they start in the background ignore Ctrl-C; some tests send it.
-signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # what is compared is computed on the CPU
 
 import matplotlib
@@ -14,6 +12,8 @@ import pytest
 from S4.notebook_file import NOTEBOOK, load_definitions, read_notebook
 
 matplotlib.use("Agg")
+# Shells let what they start in the background ignore Ctrl-C; some tests send it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
