@@ -26,18 +26,19 @@ def plain_console():
         stream.reconfigure(errors="replace")
 
 
-def load_definitions(notebook=None, **parameters):
+def load_definitions(notebook=None, only="definitions", **parameters):
     """Return a module holding what the notebook defines.
 
     Runs, in order, the code cells tagged `definitions` (imports, functions, classes,
-    constants) or `parameters`, and no other: nothing is fetched, trained or drawn.
-    `notebook` is an nbformat notebook, ours by default. `parameters` replace values of
-    the parameters cell, as papermill does.
+    constants) or `parameters`, and no other: nothing is fetched or drawn, and nothing
+    trained but a small step that tries the device. `notebook` is an nbformat notebook,
+    ours by default; `only` is another tag in the place of `definitions`. `parameters`
+    replace values of the parameters cell, as papermill does.
     """
     module = ModuleType("notebook_definitions")
     for number, cell in enumerate((notebook or read_notebook()).cells):
         tags = cell.metadata.get("tags", [])
-        if "definitions" in tags or "parameters" in tags:
+        if only in tags or "parameters" in tags:
             code = compile(cell.source, f"{NOTEBOOK.name}, cell {number}", "exec")
             exec(code, module.__dict__)
         if "parameters" in tags:
@@ -50,69 +51,84 @@ def read_notebook(path=NOTEBOOK):
 
 
 class OwnKernel(AsyncKernelManager):
-    """A kernel in this very Python. Ctrl-C interrupts what it does, not this program.
+    """A kernel in this very Python, whatever other kernels are installed."""
 
-    A second Ctrl-C ends this program.
-    """
-
-    interrupted = False
+    running = None
 
     @default("kernel_spec_manager")
     def _no_other_kernel(self):
         return KernelSpecManager(kernel_dirs=[])  # leaves ipykernel's own only
 
     async def start_kernel(self, **options):
+        OwnKernel.running = self
         if self.has_trait("transport_encryption"):
             self.transport_encryption = "auto"  # else ipykernel warns of plain text
-        OwnKernel.interrupted = False
-        signal.signal(signal.SIGINT, self.pass_on)
         await super().start_kernel(**options)
 
-    def pass_on(self, *_):
-        OwnKernel.interrupted = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        run_sync(self.interrupt_kernel)()
+
+def own_environment(folder):
+    """Return what a kernel's environment differs by; None is left out.
+
+    What a user has set up for Python, IPython or matplotlib is not for this run.
+    """
+    changes = dict.fromkeys(["MPLBACKEND", "PYTHONSTARTUP", "PYTHONWARNINGS"])
+    changes["IPYTHONDIR"] = folder
+    # No debugger is used; older ipykernels warn that it may miss something.
+    changes["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"
+    if not sys.stdout.isatty():
+        changes["TQDM_DISABLE"] = "1"  # a file gets a line an epoch, no bar
+    return changes
 
 
 def execute(source, target, parameters=None):
     """Run the notebook `source` where its copy `target` is written, and return that.
 
-    Raises papermill.PapermillExecutionError if a cell fails, and KeyboardInterrupt
-    after an interrupt; `target` then holds everything up to that cell.
+    Ctrl-C interrupts the running cell, as in Jupyter. Raises KeyboardInterrupt
+    afterwards, and papermill.PapermillExecutionError if a cell fails; `target` then
+    holds everything up to that cell. Raises OSError if it cannot be written.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_suffix(".part.ipynb")
+    before, interrupts = signal.getsignal(signal.SIGINT), []
+
+    def pass_on(*_):
+        interrupts.append(1)
+        run_sync(OwnKernel.running.interrupt_kernel)()
+
+    def cell_starts(**_):
+        signal.signal(signal.SIGINT, pass_on)
+
+    def cell_ends(**_):
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
     options = {"cwd": target.parent, "kernel_name": "python3", "progress_bar": False}
     options |= {"stdout_file": sys.stdout, "stderr_file": sys.stderr}
     options["coalesce_streams"] = True  # nothing is saved of the notebook's own bar
     options["kernel_manager_class"] = OwnKernel
-    before = signal.getsignal(signal.SIGINT)
-    # What a user has set up for IPython or Python is not for this run.
+    options |= {"on_cell_execute": cell_starts, "on_cell_executed": cell_ends}
     with tempfile.TemporaryDirectory() as empty, patch.dict(os.environ):
-        os.environ["IPYTHONDIR"] = empty
-        # No debugger is used; older ipykernels warn that it may miss something.
-        os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"
-        os.environ.pop("PYTHONWARNINGS", None)
-        if not sys.stdout.isatty():
-            os.environ["TQDM_DISABLE"] = "1"  # a file gets a line an epoch, no bar
+        for name, value in own_environment(empty).items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
         try:
             executed = papermill.execute_notebook(source, part, parameters, **options)
-        except (papermill.PapermillExecutionError, KeyboardInterrupt):
-            if part.exists():
+            if interrupts:
+                raise KeyboardInterrupt
+        except BaseException as error:
+            if part.exists() and not isinstance(error, OSError):
                 part.replace(target)
-            if OwnKernel.interrupted:
+            if interrupts:
                 raise KeyboardInterrupt from None
             raise
         finally:
             signal.signal(signal.SIGINT, before)
     part.replace(target)
-    if OwnKernel.interrupted:
-        raise KeyboardInterrupt
     return executed
 
 
 def write_whole(contents):
-    """Write {path: bytes}: every file whole or, if that fails, none of them."""
+    """Write {path: bytes}; a full disk, or an error before, leaves all as they were."""
     parts = {path: path.with_name(f"{path.name}.part") for path in contents}
     try:
         for path, part in parts.items():

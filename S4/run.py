@@ -4,6 +4,9 @@
     python S4/run.py -p seed 2 --name seed-2     the same with another parameter
     python S4/run.py --commit                    for maintainers, see below
 
+Ctrl-C ends the training, and the cells below it still run with the finished epochs;
+once more ends the run.
+
 A plain run leaves the committed notebook and weights as they are. `--commit` renews all
 that is committed of its results: the notebook's outputs, net.pt, result.json,
 curves.png, and the tables and the log in the notebook's first cell and the README. It
@@ -21,6 +24,7 @@ from pathlib import Path
 import nbformat
 import papermill
 from filelock import FileLock, Timeout
+from nbclient.exceptions import DeadKernelError
 
 import notebook_file as nf
 from notebook_file import NOTEBOOK, execute, fill
@@ -105,22 +109,25 @@ def parse():
     options = parser.parse_args()
     parameters = {name: as_value(value) for name, value in options.p}
     for name in parameters.keys() - known.keys():
-        nearest = difflib.get_close_matches(name, known, 1, 0) or ["another"]
-        parser.error(f"there is no parameter {name}: did you mean {nearest[0]}?")
+        nearest = difflib.get_close_matches(name, known, 1)
+        hint = f"did you mean {nearest[0]}?" if nearest else "see --help"
+        sys.exit(f"There is no parameter {name}: {hint}")
     if options.commit and parameters:
-        parser.error("--commit takes the parameters as the notebook has them")
+        sys.exit("--commit takes the parameters as the notebook has them")
+    if options.name in ("", "..") or Path(options.name).name != options.name:
+        sys.exit(f"--name is {options.name!r}: use the name of a folder in S4/runs")
     try:
-        nb = nf.load_definitions(**parameters)
-        nb.check_parameters(vars(nb))
+        notebook = nf.load_definitions(None, "limits", **parameters)
+        notebook.check_parameters(vars(notebook))
     except ValueError as error:
-        parser.error(str(error))
+        sys.exit(str(error))
     return options, parameters
 
 
 def run(folder, parameters):
     """Run the notebook with other parameters, in a folder of its own."""
     parameters = {"data_dir": HERE / "data", **parameters}
-    parameters["data_dir"] = str(Path(parameters["data_dir"]).absolute())
+    parameters["data_dir"] = str(Path(str(parameters["data_dir"])).absolute())
     execute(NOTEBOOK, folder / "run.ipynb", parameters)
     print(f"Written: run.ipynb, net.pt and result.json in {folder}")
 
@@ -140,8 +147,10 @@ def main():
     except KeyboardInterrupt:
         print(f"Interrupted. What was done is in {folder / 'run.ipynb'}")
         sys.exit(130)
+    except DeadKernelError:
+        sys.exit(f"The kernel died: was memory short? So far: {folder / 'run.ipynb'}")
     except OSError as error:
-        sys.exit(f"A file cannot be written: {error}")
+        sys.exit(f"The run has failed: {error}")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """What the tests share: the notebook's definitions, what is committed, and MNIST."""
 
+import functools
 import json
 import os
 import signal
@@ -8,10 +9,12 @@ os.environ["CUDA_VISIBLE_DEVICES"] = ""  # what is compared is computed on the C
 
 import matplotlib
 import pytest
+import torch
 
 from S4.notebook_file import NOTEBOOK, load_definitions, read_notebook
 
 matplotlib.use("Agg")
+torch.backends.mps.is_available = functools.cache(lambda: False)  # Apple, too
 # Shells let what they start in the background ignore Ctrl-C; some tests send it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

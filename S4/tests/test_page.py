@@ -77,7 +77,9 @@ def seen(page):
             f"--user-data-dir={page / 'profile'}",
         ]
         command = [CHROMIUM, *options, frame.as_uri()]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(
+            command, capture_output=True, encoding="utf-8", timeout=120
+        )
         title = re.search(r"<title>(.*?)</title>", done.stdout, re.DOTALL)
         assert title, f"the browser said nothing: {done.stderr[-2000:]}"
         return json.loads(html.unescape(title[1]))

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nbformat
 import papermill
 import pytest
 from filelock import FileLock
@@ -26,7 +27,8 @@ def started(tmp_path, data_dir):
 
     The path has a space and an umlaut, and `data` and `runs` are links.
     """
-    home = tmp_path / "Meine Übung" / "S4"
+    umlaut = "Ü" if sys.getfilesystemencoding() == "utf-8" else "Ue"
+    home = tmp_path / f"Meine {umlaut}bung" / "S4"
     home.mkdir(parents=True)
     for name in ("run.py", "notebook_file.py", NOTEBOOK.name):
         shutil.copy(NOTEBOOK.with_name(name), home)
@@ -51,6 +53,14 @@ def started(tmp_path, data_dir):
     return start
 
 
+def wait_until(start, running):
+    """Read what a process prints until a line begins with `start`."""
+    for line in iter(running.stdout.readline, ""):
+        if line.startswith(start):
+            return
+    pytest.fail(f"it ended without that: {running.stderr.read()}")
+
+
 def test_surroundings_do_not_decide(started, tmp_path):
     """Console, plotting backend, matplotlib's settings, other kernels, IPython's."""
     kernel, startup = tmp_path / "kernels" / "python3", tmp_path / "ip/profile_default"
@@ -62,8 +72,10 @@ def test_surroundings_do_not_decide(started, tmp_path):
         "import torch; torch.rand = None", "utf-8"
     )
     (tmp_path / "matplotlibrc").write_text("figure.dpi: 20\n", "utf-8")
-    surroundings = {"JUPYTER_PATH": str(tmp_path), "IPYTHONDIR": str(tmp_path / "ip")}
-    surroundings |= {"MATPLOTLIBRC": str(tmp_path), "MPLBACKEND": "Agg"}
+    (tmp_path / "start.py").write_text("import torch; torch.rand = None", "utf-8")
+    surroundings = {"PYTHONSTARTUP": str(tmp_path / "start.py")}
+    surroundings |= {"JUPYTER_PATH": str(tmp_path), "IPYTHONDIR": str(tmp_path / "ip")}
+    surroundings |= {"MATPLOTLIBRC": str(tmp_path), "MPLBACKEND": "nonsense"}
     surroundings |= {"PYTHONIOENCODING": "ascii", "PYTHONWARNINGS": "default"}
     done = started(*QUICK, **surroundings)
     output, errors = done.communicate(timeout=300)
@@ -77,15 +89,13 @@ def test_surroundings_do_not_decide(started, tmp_path):
     assert sum("image/png" in output.data for output in drawn) >= 10
     assert Image.open(io.BytesIO(picture(tagged(executed, "curves")))).width > 800
     assert executed.metadata.kernelspec.name == "python3"
-    assert sorted(p.name for p in tmp_path.iterdir() if "MNIST" in p.name) == []
+    assert not started.target.with_name("data").exists()  # nothing fetched again
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C cannot be sent there")
 def test_an_interrupt_keeps_the_finished_epochs(started):
     running = started("-p", "train_limit", "2000")
-    lines = iter(running.stdout.readline, "")
-    while not next(lines).startswith("    1 "):
-        pass
+    wait_until("    1 ", running)
     os.killpg(running.pid, signal.SIGINT)  # as Ctrl-C in a terminal
     output, errors = running.communicate(timeout=300)
     assert (running.returncode, errors) == (130, "")
@@ -96,6 +106,38 @@ def test_an_interrupt_keeps_the_finished_epochs(started):
     assert "INCOMPLETE" in output and "net.pt" in output
     files = {path.name for path in started.target.parent.iterdir()}
     assert files == {"run.ipynb"}
+
+
+SLEEPS = "import time\nprint('asleep')\ntime.sleep(60)"
+DIES = "import os, time\nprint('dies')\ntime.sleep(3)\nos._exit(1)"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C cannot be sent there")
+@pytest.mark.parametrize(
+    "cell, wait_for, code, last",
+    [
+        (SLEEPS, "asleep", 130, "Interrupted. What was done is in"),
+        (DIES, "dies", 1, "The kernel died: was memory short?"),
+    ],
+)
+def test_a_run_that_is_ended_says_so_in_one_line(started, cell, wait_for, code, last):
+    """An interrupt outside the training, and a kernel that the system kills."""
+    home = started.target.parents[2]
+    notebook = notebook_file.read_notebook()
+    kept = [c for c in notebook.cells if "parameters" in c.metadata.get("tags", [])]
+    kept += [c for c in notebook.cells if "limits" in c.metadata.get("tags", [])]
+    notebook.cells = [*kept, nbformat.v4.new_code_cell(cell)]
+    nbformat.write(notebook, home / NOTEBOOK.name)
+    running = started()
+    wait_until(wait_for, running)
+    if code == 130:
+        os.killpg(running.pid, signal.SIGINT)
+    output, errors = running.communicate(timeout=100)
+    assert running.returncode == code
+    assert (output + errors).splitlines()[-1].startswith(last)
+    assert "Traceback" not in errors
+    stopped = notebook_file.read_notebook(started.target)
+    assert any(wait_for in printed(c) for c in stopped.cells if "outputs" in c)
 
 
 def call(monkeypatch, *options):
@@ -109,22 +151,34 @@ def call(monkeypatch, *options):
 @pytest.mark.parametrize(
     "name, value, answer",
     [
-        ("sed", "2", "there is no parameter sed: did you mean seed?"),
-        ("epochs", "abc", "epochs is 'abc': use a whole number from 1 to 19"),
-        ("epochs", "20", "epochs is 20: use a whole number from 1 to 19"),
-        ("max_lr", "nan", "max_lr is 'nan': use a number from 0.0 to 1000.0"),
-        ("batch_size", "0", "batch_size is 0: use a whole number from 1 to 60000"),
-        ("dropout", "1.5", "dropout is 1.5: use a number from 0.0 to 0.99"),
-        ("seed", "1.5", "seed is 1.5: use a whole number from 0 to"),
-        ("train_limit", "-1", "train_limit is -1: use a whole number from 1 to 60000"),
+        ("sed", "2", "There is no parameter sed: did you mean seed?"),
+        ("workers", "2", "There is no parameter workers: see --help"),
+        ("epochs", "abc", "epochs is 'abc': use a whole number, 1 to 19"),
+        ("epochs", "20", "epochs is 20: use a whole number, 1 to 19"),
+        ("max_lr", "nan", "max_lr is 'nan': use a number, 0.0 to 1000.0"),
+        ("batch_size", "0", "batch_size is 0: use a whole number, 1 to 60000"),
+        ("dropout", "1.5", "dropout is 1.5: use a number, 0.0 to 0.99"),
+        ("seed", "True", f"seed is True: use a whole number, 0 to {2**63 - 1}"),
+        ("train_limit", "-1", "train_limit is -1: use a whole number, 1 to 60000"),
         ("judge_on", "tset", """judge_on is 'tset': use "test" or "validation\""""),
     ],
 )
-def test_a_wrong_parameter_is_refused_in_one_line(
-    monkeypatch, capsys, name, value, answer
-):
-    assert call(monkeypatch, "-p", name, value) == 2
-    assert answer in capsys.readouterr().err.splitlines()[-1]
+def test_a_wrong_parameter_is_refused_in_one_line(monkeypatch, name, value, answer):
+    assert call(monkeypatch, "-p", name, value) == answer
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../..", "a/b"])
+def test_a_run_stays_in_its_folder(monkeypatch, name):
+    assert "use the name of a folder in S4/runs" in call(monkeypatch, "--name", name)
+
+
+def test_parameters_are_checked_without_torch():
+    code = "import sys, run; sys.argv = ['', '-p', 'seed', 'x']\ntry: run.parse()\n"
+    code += "except SystemExit as end: print(end, 'torch' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=NOTEBOOK.parent, capture_output=True
+    )
+    assert done.stdout.endswith(b" False" + os.linesep.encode()), done.stderr
 
 
 def test_the_notebooks_own_parameters_are_in_order(nb):
@@ -154,7 +208,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(monkeypatch, tmp_path):
 
     monkeypatch.setattr(run, "RUNS", tmp_path / "runs")
     monkeypatch.setattr(os, "mkdir", refuse)
-    assert "A file cannot be written: [Errno 13]" in call(monkeypatch)
+    assert "The run has failed: [Errno 13]" in call(monkeypatch)
 
 
 def full_disk(self, *content):

@@ -56,7 +56,7 @@ def study(results, data_dir, *options):
     pipes = dict.fromkeys(["stdout", "stderr"], subprocess.PIPE)
     own_group = {"start_new_session": True}
     return subprocess.Popen(
-        list(map(str, command)), cwd=ROOT, text=True, **pipes, **own_group
+        list(map(str, command)), cwd=ROOT, encoding="utf-8", **pipes, **own_group
     )
 
 
