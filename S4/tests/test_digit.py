@@ -36,10 +36,16 @@ def reads(nb, net, *pictures):
         return net(batch).argmax(dim=1).tolist()
 
 
-@pytest.mark.parametrize(
-    "font",
-    ["DejaVuSans", "DejaVuSerif-Italic", "DejaVuSansMono-Bold", "STIXGeneral", "cmr10"],
+KINDS = (
+    "DejaVuSans",
+    "DejaVuSerif-Italic",
+    "DejaVuSansMono-Bold",
+    "STIXGeneral",
+    "cmr10",
 )
+
+
+@pytest.mark.parametrize("font", KINDS)
 def test_printed_digits_are_read(nb, net, font):
     pictures = [drawn(digit, font) for digit in range(10)]
     assert reads(nb, net, *pictures) == list(range(10))
@@ -109,12 +115,11 @@ def test_what_is_no_picture_of_a_digit_is_one_clear_error(nb, image, error):
         nb.prepare_digit(image)
 
 
-@pytest.mark.parametrize("content", [b"", b"not a picture", b"\x89PNG\r\n\x1a\nbroken"])
-def test_a_damaged_file_is_one_clear_error(nb, tmp_path, content):
-    path = tmp_path / "digit.png"
-    path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"digit\.png cannot be read as a picture"):
-        nb.prepare_digit(path)
+def test_a_damaged_file_is_one_clear_error(nb, tmp_path):
+    for content in (b"", b"not a picture", b"\x89PNG\r\n\x1a\nbroken"):
+        (tmp_path / "digit.png").write_bytes(content)
+        with pytest.raises(ValueError, match=r"digit\.png cannot be read as a pict"):
+            nb.prepare_digit(tmp_path / "digit.png")
 
 
 def test_predict_draws_what_it_returns(nb):

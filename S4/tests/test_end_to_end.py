@@ -7,7 +7,7 @@ import papermill
 import pytest
 import torch
 
-from S4.notebook_file import NOTEBOOK, check_clean, execute, printed, read_notebook
+from S4.notebook_file import NOTEBOOK, check_clean, execute, read_notebook, tagged
 
 QUICK = {"epochs": 1, "train_limit": 600}
 
@@ -21,11 +21,6 @@ def run(tmp_path, data_dir):
         return execute(source, tmp_path / "out.ipynb", parameters)
 
     return run
-
-
-def all_printed(notebook):
-    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    return "".join(printed(cell) for cell in cells)
 
 
 def test_a_quick_run_is_clean_and_leaves_its_record(nb, run, tmp_path, data_dir):
@@ -51,5 +46,5 @@ def test_what_breaks_a_rule_stops_the_run_before_training(run, tmp_path):
     with pytest.raises(papermill.PapermillExecutionError, match="epochs is 20: use a"):
         run(epochs=20)
     stopped = read_notebook(tmp_path / "out.ipynb")
-    assert "train loss" not in all_printed(stopped)
+    assert tagged(stopped, "training").outputs == []
     assert not (tmp_path / "net.pt").exists()

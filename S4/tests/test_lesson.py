@@ -65,11 +65,6 @@ def test_shuffling_is_one_order_for_all(nb):
     assert torch.equal(second - first, torch.full((1, 28, 28), 784.0))
 
 
-def test_the_rival_is_as_large_as_the_text_says(nb):
-    parameters = sum(weight.numel() for weight in nb.fully_connected().parameters())
-    assert f"{parameters:,} parameters" in nb.fully_connected.__doc__
-
-
 def test_shuffling_hurts_the_convolutions_and_shifting_the_others(notebook):
     measured = {}
     for line in printed(tagged(notebook, "shuffled")).splitlines()[1:]:

@@ -92,11 +92,6 @@ def test_the_difference_is_welchs():
     assert shift == 0 and high == pytest.approx(half) and low == pytest.approx(-half)
 
 
-def test_differences_carry_their_sign():
-    signed = [report.signed(number) for number in (0.054, -0.054, -0.004, 0)]
-    assert signed == ["+0.05", "−0.05", "0.00", "0.00"]
-
-
 def test_a_measurement_is_bold_if_it_is_more_than_noise():
     runs = RECIPE + runs_of("no dropout", 99.50, 99.54, 99.58)
     runs += runs_of("dropout 0.1", 99.01, 99.02, 99.03)

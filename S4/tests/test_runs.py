@@ -154,10 +154,8 @@ def test_every_variant_is_a_network_for_ten_digits(nb, name):
     assert output.shape == (4, 10)
     torch.testing.assert_close(output.exp().sum(dim=1), torch.ones(4))
     parameters = sum(weight.numel() for weight in net.parameters())
-    if name.startswith("starting"):
-        assert parameters == 6_379_786
-    else:
-        assert parameters < 20_000 or "head" in name or "GAP" in name
+    most = 6_379_786 if name.startswith("starting") else 19_999
+    assert parameters <= most or "head" in name or "GAP" in name
 
 
 def test_seeds_are_numbers_or_ranges():
