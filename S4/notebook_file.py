@@ -6,12 +6,14 @@ import re
 import signal
 import sys
 import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from unittest.mock import patch
 
 import nbformat
 import papermill
+from filelock import FileLock, Timeout
 from jupyter_client import AsyncKernelManager
 from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_core.utils import run_sync
@@ -24,6 +26,22 @@ def plain_console():
     """Let a console that lacks a character show a plain substitute, and go on."""
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="replace")
+
+
+@contextmanager
+def alone(path, busy, kept):
+    """Let no other program work on `path` meanwhile; `busy` is said if one does.
+
+    After Ctrl-C, `kept` is said. The program ends then, in one line either way.
+    """
+    try:
+        with FileLock(f"{path}.lock", timeout=0):
+            yield
+    except Timeout:
+        sys.exit(busy)
+    except KeyboardInterrupt:
+        print(f"\nInterrupted. {kept}")
+        sys.exit(130)
 
 
 def load_definitions(notebook=None, only="definitions", **parameters):
@@ -127,7 +145,7 @@ def execute(source, target, parameters=None):
     return executed
 
 
-def write_whole(contents):
+def write_all(contents):
     """Write {path: bytes}; a full disk, or an error before, leaves all as they were."""
     parts = {path: path.with_name(f"{path.name}.part") for path in contents}
     try:

@@ -23,7 +23,6 @@ from pathlib import Path
 
 import nbformat
 import papermill
-from filelock import FileLock, Timeout
 from nbclient.exceptions import DeadKernelError
 
 import notebook_file as nf
@@ -80,7 +79,7 @@ def commit(folder):
         HERE / "net.pt": (folder / "net.pt").read_bytes(),
         HERE / "result.json": (folder / "result.json").read_bytes(),
     }
-    nf.write_whole(contents)
+    nf.write_all(contents)
 
 
 def as_value(text):
@@ -136,19 +135,16 @@ def main():
     nf.plain_console()
     options, parameters = parse()
     folder = RUNS / ("committed" if options.commit else options.name)
+    target = folder / "run.ipynb"
+    busy = f"Another run is writing to {folder}: give this one another --name"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{folder}.lock", timeout=0):
+        with nf.alone(folder, busy, f"What was done is in {target}"):
             commit(folder) if options.commit else run(folder, parameters)
-    except Timeout:
-        sys.exit(f"Another run is writing to {folder}: give this one another --name")
     except papermill.PapermillExecutionError as error:
-        sys.exit(f"{error.ename}: {error.evalue}\nSo far: {folder / 'run.ipynb'}")
-    except KeyboardInterrupt:
-        print(f"Interrupted. What was done is in {folder / 'run.ipynb'}")
-        sys.exit(130)
+        sys.exit(f"{error.ename}: {error.evalue}\nSo far: {target}")
     except DeadKernelError:
-        sys.exit(f"The kernel died: was memory short? So far: {folder / 'run.ipynb'}")
+        sys.exit(f"The kernel died: was memory short? So far: {target}")
     except OSError as error:
         sys.exit(f"The run has failed: {error}")
 

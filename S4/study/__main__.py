@@ -22,9 +22,8 @@ import dask
 from dask.distributed import Client, LocalCluster
 from dask.system import CPU_COUNT
 from distributed.system import MEMORY_LIMIT
-from filelock import FileLock, Timeout
 
-from ..notebook_file import NOTEBOOK, plain_console
+from ..notebook_file import NOTEBOOK, alone, plain_console
 from . import bench, report
 from .runs import SAME, read_runs, train_all
 from .variants import VARIANTS, identity
@@ -111,14 +110,9 @@ def run(options):
 
 def run_alone(options):
     """`run`, while no other study may write to the same file."""
-    try:
-        with FileLock(f"{options.results}.lock", timeout=0):
-            errors = run(options)
-    except Timeout:
-        sys.exit(f"Another study is writing to {options.results}: wait for its end.")
-    except KeyboardInterrupt:
-        print(f"\nInterrupted. Finished runs are kept in {options.results}.")
-        sys.exit(130)
+    busy = f"Another study is writing to {options.results}: wait for its end."
+    with alone(options.results, busy, f"Finished runs are kept in {options.results}."):
+        errors = run(options)
     if errors:
         sys.exit(f"{errors} runs ended in an error; start again to repeat them.")
 
