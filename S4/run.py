@@ -30,6 +30,15 @@ from notebook_file import NOTEBOOK, execute, fill
 
 HERE = NOTEBOOK.parent
 README = HERE.parent / "README.md"
+PAGE = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<meta name="color-scheme" content="light dark">
+<title>{title}</title>
+{body}
+</html>
+"""
 RUNS = HERE / "runs"
 
 
@@ -56,6 +65,13 @@ def log_table(result):
     return "\n".join([head, "|---|---|---|---|---|", *rows])
 
 
+def pad_page(weights):
+    """Return the page on which one draws a digit, with the weights of that file."""
+    nb = nf.load_definitions()
+    pad = nb.DrawPad(nb.load_net(weights))._repr_html_()
+    return PAGE.format(title="Draw a digit", body=pad)
+
+
 def commit(folder):
     """Run the notebook in `folder` and renew everything committed of its results."""
     shutil.rmtree(folder)  # of an earlier run
@@ -78,6 +94,7 @@ def commit(folder):
         HERE / "curves.png": curves,
         HERE / "net.pt": (folder / "net.pt").read_bytes(),
         HERE / "result.json": (folder / "result.json").read_bytes(),
+        HERE / "draw.html": pad_page(folder / "net.pt").encode(),
     }
     nf.write_all(contents)
 

@@ -5,6 +5,7 @@
     python -m S4.study list                  the variants, in a line each
     python -m S4.study report                writes REPORT.md and its figures
     python -m S4.study bench                 how long it takes, beside others
+    python -m S4.study pictures              how pictures from elsewhere are read
 
 Runs go to a Dask cluster: one on this machine, or with `--scheduler tcp://HOST:PORT` an
 existing one, whose workers are best started with --no-nanny: a nanny sets
@@ -13,23 +14,19 @@ line of results.jsonl. Started again, the command trains only what is missing th
 """
 
 import argparse
-import logging
-import signal
 import sys
 from pathlib import Path
 
-import dask
-from dask.distributed import Client, LocalCluster
+from dask.distributed import Client
 from dask.system import CPU_COUNT
 from distributed.system import MEMORY_LIMIT
 
 from ..notebook_file import NOTEBOOK, alone, plain_console
-from . import bench, report
-from .runs import SAME, read_runs, train_all
+from . import bench, pictures, report
+from .runs import NEEDED, SAME, local_cluster, read_runs, train_all
 from .variants import VARIANTS, identity
 
 RESULTS = report.HERE / "results.jsonl"
-NEEDED = 1.5 * 2**30  # bytes that one training takes, its data included
 WORKERS = max(1, min(CPU_COUNT, int(MEMORY_LIMIT / NEEDED)))
 # Sizes and the lesson's starting network are asked for by name: they take long.
 ABLATION = [n for n, v in VARIANTS.items() if v.group in ("recipe", "ablation")]
@@ -48,6 +45,7 @@ def parse():
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("list")
     commands.add_parser("report")
+    commands.add_parser("pictures")
     timing = commands.add_parser("bench")
     timing.add_argument("--quick", action="store_true", help="a trial on 1,000 images")
     option = commands.add_parser("run").add_argument
@@ -81,23 +79,6 @@ def missing(options):
     return runs
 
 
-def local_cluster(workers):
-    """Return a Dask cluster of `workers` processes on this machine."""
-    if workers * NEEDED > MEMORY_LIMIT:
-        room = f"{workers} × {NEEDED / 2**30} GiB of memory, {MEMORY_LIMIT / 2**30:.1f}"
-        sys.exit(f"{workers} workers need {room} are there: use fewer --workers")
-    # One of Dask's presets makes every worker give memory back at once; training then
-    # spends much of its time on getting it again.
-    dask.config.set({"distributed.nanny.pre-spawn-environ": {}})
-    # Ctrl-C is for this process; the workers inherit that they ignore it.
-    interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    options = {"threads_per_worker": 1, "memory_limit": MEMORY_LIMIT // workers}
-    options |= {"dashboard_address": None, "silence_logs": logging.ERROR}
-    cluster = LocalCluster(n_workers=workers, **options)
-    signal.signal(signal.SIGINT, interrupt)
-    return cluster
-
-
 def run(options):
     """Train what is missing; return the number of errors."""
     if not (runs := missing(options)):
@@ -124,6 +105,8 @@ def main():
         report.renew(read_runs(RESULTS))
     elif options.command == "bench":
         bench.main(options.quick)
+    elif options.command == "pictures":
+        pictures.main()
     elif options.command == "run":
         run_alone(options)
     else:

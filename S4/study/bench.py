@@ -3,154 +3,92 @@
     python -m S4.study bench              everything: about half an hour on two cores
     python -m S4.study bench --quick      on 1,000 images: is everything in order?
 
-Writes bench.json beside this file and the tables of it into the README. The network and
-the training code are the notebook's. The contenders take turns, one epoch each, so that
-whatever else the machine is doing meets them alike; the ratios are taken within each
-turn.
+Writes bench.json and figures/growth.png beside this file, and the tables of it into the
+README. The contestants take turns, one epoch each, so that whatever else the machine is
+doing meets them alike; ratios are taken within each turn. Where flax and optax are
+installed, Flax's MNIST tutorial is a contestant, too.
 """
 
 import contextlib
-import itertools
 import json
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-import warnings
+from functools import partial
 from pathlib import Path
 
+import cpuinfo
+import nbformat
 import pandas as pd
 import psutil
 import torch
-import torch.nn.functional as F
-from torch import nn, optim
-from torch.utils.data import DataLoader, Subset
-from torch.utils.flop_counter import FlopCounterMode
-from torchvision import datasets, transforms
+from torch import nn
 
 from ..notebook_file import NOTEBOOK, execute, facts_table, fill, load_definitions
+from . import growth
+from .contestants import HAS_FLAX, Basic, Earlier, Flax, PerPicture
+from .timing import DATA, count_operations, make_ours, seconds_of, take_turns
 
 ROOT = NOTEBOOK.parents[1]
-DATA = NOTEBOOK.with_name("data")
 RESULTS = Path(__file__).with_name("bench.json")
 WORKERS = (0, 2, 4)
 OURS = "ours"
+FED = "the earlier network, fed per picture, {} workers"
 BASIC = "the basic MNIST example"
-# More workers than cores are a contender here, not an oversight.
-warnings.filterwarnings("ignore", "This DataLoader will create")
 
 
-def seconds_of(action, device):
-    """Return how long `action()` takes, until the device is done with it."""
-    started = time.perf_counter()
-    action()
-    if device.type != "cpu":
-        torch.accelerator.synchronize()
-    return time.perf_counter() - started
+def make_contestants(nb, limit=None):
+    """Return {name: a function that makes the contestant and returns its epoch}.
 
-
-def make_ours(nb, limit=None):
-    """Return a function that trains and judges one epoch of the notebook's run."""
+    They are made when their turn first comes: a DataLoader may fork its workers only
+    before JAX has been started.
+    """
     data = nb.split_data(DATA, "test", limit)
-    recipe = nb.recipe | {"epochs": 10_000}  # more than are asked for
-    run = nb.train(*data, nb.seed, recipe)
-    return lambda: next(run)
-
-
-class PerPicture:
-    """A network fed one picture at a time through torchvision's transforms."""
-
-    def __init__(self, device, net, batch_size, augmentation=(), workers=0, limit=None):
-        self.device, self.net = device, net
-        plain = [transforms.ToTensor(), transforms.Normalize((0.1307,), (0.3081,))]
-        augmented = transforms.Compose([*augmentation, *plain])
-        train = datasets.MNIST(DATA, train=True, transform=augmented)
-        test = datasets.MNIST(DATA, train=False, transform=transforms.Compose(plain))
-        feed = {"num_workers": workers, "pin_memory": device.type == "cuda"}
-        feed["persistent_workers"] = workers > 0  # else each epoch pays for new ones
-        train, test = (Subset(d, range(limit or len(d))) for d in (train, test))
-        self.loader = DataLoader(train, batch_size, shuffle=True, **feed)
-        self.test_loader = DataLoader(test, 1000, **feed)
-
-    def epoch(self):
-        self.net.train()
-        for images, labels in self.loader:
-            images, labels = images.to(self.device), labels.to(self.device)
-            self.optimizer.zero_grad()
-            F.nll_loss(self.net(images), labels).backward()
-            self.optimizer.step()
-        self.accuracy = self.evaluate()
-
-    @torch.inference_mode()
-    def evaluate(self):
-        self.net.eval()
-        correct = 0
-        for images, labels in self.test_loader:
-            predicted = self.net(images.to(self.device)).argmax(dim=1)
-            correct += (predicted == labels.to(self.device)).sum().item()
-        return 100 * correct / len(self.test_loader.dataset)
-
-
-class Usual(PerPicture):
-    """The notebook's network and augmentation, fed the usual way."""
-
-    def __init__(self, nb, workers, limit=None):
-        shift, scale = nb.max_shift / 28, nb.max_scale
-        affine = transforms.RandomAffine(
-            nb.max_rotation,
-            translate=(shift, shift),
-            scale=(1 - scale, 1 + scale),
-            shear=nb.max_shear,
-            interpolation=transforms.InterpolationMode.BILINEAR,
-        )
-        net = nb.recipe["make_net"]().to(nb.device, memory_format=nb.layout)
-        super().__init__(nb.device, net, nb.batch_size, [affine], workers, limit)
-        self.optimizer, _ = nb.recipe["make_optimizer"](net, 100)
-
-
-class Basic(PerPicture):
-    """The widely used basic MNIST example: its network, optimizer and batch size."""
-
-    def __init__(self, device, limit=None):
-        features = [nn.Conv2d(1, 32, 3), nn.ReLU(), nn.Conv2d(32, 64, 3), nn.ReLU()]
-        features += [nn.MaxPool2d(2), nn.Dropout(0.25), nn.Flatten()]
-        head = [nn.Linear(9216, 128), nn.ReLU(), nn.Dropout(0.5), nn.Linear(128, 10)]
-        net = nn.Sequential(*features, *head, nn.LogSoftmax(dim=1))
-        super().__init__(device, net.to(device), batch_size=64, limit=limit)
-        self.optimizer = optim.Adadelta(net.parameters(), lr=1.0)
-        self.scheduler = optim.lr_scheduler.StepLR(self.optimizer, 1, gamma=0.7)
-
-    def epoch(self):
-        super().epoch()
-        self.scheduler.step()
+    made = {OURS: lambda: make_ours(nb, limit)}
+    made["the earlier network, trained the same way"] = lambda: Earlier(*data).epoch
+    for workers in WORKERS:
+        fed = partial(PerPicture, nb.device, DATA, workers, limit)
+        made[FED.format(workers)] = lambda fed=fed: fed().epoch
+    made[BASIC] = lambda: Basic(nb.device, DATA, limit=limit).epoch
+    if HAS_FLAX:
+        made["Flax's MNIST tutorial"] = lambda: Flax(*data).epoch
+    return made
 
 
 def measure_floor(nb):
     """The least that an epoch can take: its arithmetic and its data at full speed.
 
-    Operations: those of the convolutions, forward and backward on 60,000 images,
-    forward on 10,000, counted by torch. Bytes: each image read once; everything else
-    could stay in a cache.
+    The rate is the better one of a large matrix product and a large convolution, in
+    float32 like the training. Bytes: each image read once; everything else could stay
+    in a cache.
     """
-    net = nb.recipe["make_net"]()
-    images, labels = torch.zeros(100, 1, 28, 28), torch.zeros(100, dtype=torch.long)
-    with FlopCounterMode(display=False) as training:
-        F.nll_loss(net(images), labels).backward()
-    with FlopCounterMode(display=False) as judging, torch.inference_mode():
-        net.eval()(images)
-    operations = 600 * training.get_total_flops() + 100 * judging.get_total_flops()
+    operations = count_operations(nb.recipe["make_net"]().to(nb.device), nb.device)
     data = 70_000 * 28 * 28 * 4
     matrix = torch.randn(2048, 2048, device=nb.device)
+    conv = nn.Conv2d(64, 64, 3, bias=False)
+    conv = conv.to(nb.device, memory_format=nb.layout)
+    maps = torch.randn(64, 64, 56, 56, device=nb.device)
+    maps = maps.to(memory_format=nb.layout)
     block = torch.randn(2**26, device=nb.device)
     target = torch.empty_like(block)
-    product = min(seconds_of(lambda: matrix @ matrix, nb.device) for _ in range(20))
-    copy = min(seconds_of(lambda: target.copy_(block), nb.device) for _ in range(20))
-    operation_rate, byte_rate = 2 * 2048**3 / product, 2 * 4 * 2**26 / copy
+    with torch.inference_mode():
+        work = {
+            "product": (lambda: matrix @ matrix, 2 * 2048**3),
+            "convolution": (lambda: conv(maps), 2 * 64 * 54**2 * conv.weight.numel()),
+            "copy": (lambda: target.copy_(block), 2 * 4 * 2**26),
+        }
+        rates = {
+            name: amount / min(seconds_of(action, nb.device) for _ in range(20))
+            for name, (action, amount) in work.items()
+        }
+    best = max(rates["product"], rates["convolution"])
     return {
         "operations": operations,
-        "operations_per_second": round(operation_rate),
-        "seconds": max(operations / operation_rate, data / byte_rate),
+        "product_per_second": round(rates["product"]),
+        "convolution_per_second": round(rates["convolution"]),
+        "seconds": max(operations / best, data / rates["copy"]),
     }
 
 
@@ -162,18 +100,35 @@ def watch_memory(is_over, peaks):
                 peaks.append(child.memory_info().rss)
 
 
+def seconds_by_part(notebook):
+    """Return {part of the notebook: seconds} of an executed one.
+
+    Parts are part one's sections, training apart, and the whole of part two.
+    """
+    seconds, part = {}, "start"
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            heads = [line for line in cell.source.split("\n") if line.startswith("##")]
+            for head in heads:
+                if head.startswith("## ") or not part.startswith("Part two"):
+                    part = head.lstrip("# ") if not head.startswith("####") else part
+        duration = cell.metadata.get("papermill", {}).get("duration") or 0
+        seconds[part] = seconds.get(part, 0) + duration
+    return {part: spent for part, spent in seconds.items() if spent}
+
+
 def measure_run_all():
-    """Run the notebook from a cold kernel: seconds in all, and of its training."""
+    """Run the notebook from a cold kernel: seconds in all, and of its parts."""
     is_over, peaks = threading.Event(), []
     threading.Thread(None, watch_memory, None, (is_over, peaks), daemon=True).start()
     with tempfile.TemporaryDirectory() as folder:
-        started, folder = time.perf_counter(), Path(folder)
-        execute(NOTEBOOK, folder / "out.ipynb", {"data_dir": str(DATA)})
+        target = Path(folder, "out.ipynb")
+        started = time.perf_counter()
+        execute(NOTEBOOK, target, {"data_dir": str(DATA)})
         total = time.perf_counter() - started
-        result = json.loads((folder / "result.json").read_text("utf-8"))
+        parts = seconds_by_part(nbformat.read(target, as_version=4))
     is_over.set()
-    seconds = {"run_all_seconds": total, "training_seconds": result["seconds"]}
-    return seconds | {"peak_bytes": max(peaks)}
+    return {"seconds": total, "parts": parts, "peak_bytes": max(peaks)}
 
 
 def measure_start_up():
@@ -189,57 +144,48 @@ def measure_start_up():
     return float(done.stdout.splitlines()[-1])
 
 
-def take_turns(contenders, repeats, device):
-    """Return {name: [seconds of one epoch, ...]}, all contenders in every repeat."""
-    times = {name: [] for name in contenders}
-    for repeat, (name, epoch) in itertools.product(range(repeats), contenders.items()):
-        times[name].append(seconds_of(epoch, device))
-        print(f"{repeat + 1}/{repeats} {name:<40}{times[name][-1]:8.1f} s", flush=True)
-    return times
-
-
 def measure(nb, repeats=3, basic_epochs=14, run_all=True, limit=None):
     """Return all measurements as one dict, fit for JSON.
 
     `limit` takes only so many training images; the seconds are then worth nothing.
     """
-    ours, basic = make_ours(nb, limit), Basic(nb.device, limit)
-    contenders = {OURS: ours}
-    for workers in WORKERS:
-        name = f"our network, fed per picture, {workers} workers"
-        contenders[name] = Usual(nb, workers, limit).epoch
-    contenders[BASIC] = basic.epoch
     results = {
         "device": nb.device_name,
+        "processor": cpuinfo.get_cpu_info().get("brand_raw", "unknown"),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
         "torch": torch.__version__,
         "start_up_seconds": [measure_start_up() for _ in range(repeats)],
         "run_all": measure_run_all() if run_all else None,
         "floor": measure_floor(nb),
     }
-    ours()  # the first one also warms up
-    results["epoch_seconds"] = take_turns(contenders, repeats, nb.device)
+    make_ours(nb, limit)()  # warms up
+    contestants = make_contestants(nb, limit)
+    results["epoch_seconds"], epochs = take_turns(contestants, repeats, nb.device)
     for _ in range(basic_epochs - repeats):
-        basic.epoch()
+        epochs[BASIC]()
+    basic = epochs[BASIC].__self__
     results["basic"] = {
         "parameters": sum(weight.numel() for weight in basic.net.parameters()),
         "epochs": max(basic_epochs, repeats),
         "last_accuracy": basic.accuracy,
     }
+    results["growth"] = growth.measure(nb, repeats, limit)
     return results
 
 
 def epoch_table(results):
-    """Return the seconds of one epoch of each contender, as a Markdown table."""
+    """Return the seconds of one epoch of each contestant, as a Markdown table."""
     seconds, floor = pd.DataFrame(results["epoch_seconds"]), results["floor"]["seconds"]
-    ratios = seconds.rdiv(seconds[OURS], axis=0).median()
-    lines = ["| One epoch | Median, s | Range, s | Ours / this |", "|---|---|---|---|"]
+    ratios = seconds.rdiv(seconds[OURS], axis=0)
+    lines = ["| One epoch | Median, s | Ours / this | Range |", "|---|---|---|---|"]
     for name, column in seconds.items():
-        spread = f"{column.min():.1f}–{column.max():.1f}"
+        ratio = ratios[name]
+        spread = f"{ratio.min():.2f}–{ratio.max():.2f}" if name != OURS else ""
         lines.append(
-            f"| {name} | {column.median():.1f} | {spread} | {ratios[name]:.2f} |"
+            f"| {name} | {column.median():.1f} | {ratio.median():.2f} | {spread} |"
         )
     ratio = seconds[OURS].median() / floor
-    return "\n".join([*lines, f"| the floor | {floor:.1f} | | {ratio:.1f} |"])
+    return "\n".join([*lines, f"| the floor | {floor:.1f} | {ratio:.1f} | |"])
 
 
 def fact_table(results):
@@ -247,10 +193,14 @@ def fact_table(results):
     floor, basic = results["floor"], results["basic"]
     start_up = pd.Series(results["start_up_seconds"]).median()
     facts = {
-        "device": f"{results['device']}, torch {results['torch']}",
+        "device": f"{results['device']}, {results['processor']}",
+        "instructions; torch": f"{results['instructions']}; {results['torch']}",
         "the floor's operations": f"{floor['operations'] / 1e9:,.0f} GFLOP",
-        "at the rate of a large matrix product": (
-            f"{floor['operations_per_second'] / 1e9:,.0f} GFLOP/s"
+        "rate of a large matrix product": (
+            f"{floor['product_per_second'] / 1e9:,.0f} GFLOP/s"
+        ),
+        "rate of a large convolution": (
+            f"{floor['convolution_per_second'] / 1e9:,.0f} GFLOP/s"
         ),
         "basic example, parameters": f"{basic['parameters']:,}",
         f"basic example, accuracy after {basic['epochs']} epochs": (
@@ -259,21 +209,30 @@ def fact_table(results):
         "import, check and load the data": f"{start_up:.1f} s",
     }
     if run := results["run_all"]:
-        facts["our whole training"] = f"{run['training_seconds']:.0f} s"
-        facts["*Run all* from a cold kernel"] = f"{run['run_all_seconds']:.0f} s"
+        facts["*Run all* from a cold kernel"] = f"{run['seconds']:.0f} s"
+        facts |= {f"– {part}": f"{s:.1f} s" for part, s in run["parts"].items()}
         facts["peak memory of the kernel"] = f"{run['peak_bytes'] / 2**20:,.0f} MiB"
     return facts_table(facts, "besides")
+
+
+def tables(results):
+    """Return {name in the README: table}."""
+    return {
+        "epochs": epoch_table(results),
+        "besides": fact_table(results),
+        "growth": growth.table(results["growth"]),
+    }
 
 
 def main(quick):
     nb = load_definitions()
     nb.split_data(DATA, "test")  # fetch it, if it is not there
     results = measure(nb, 1, 1, run_all=False, limit=1000) if quick else measure(nb)
-    tables = {"epochs": epoch_table(results), "besides": fact_table(results)}
-    print("\n\n".join(tables.values()))
+    print("\n\n".join(tables(results).values()))
     if not quick:
         RESULTS.write_text(json.dumps(results, indent=1) + "\n", "utf-8")
+        growth.draw(results["growth"])
         readme = ROOT.joinpath("README.md").read_text("utf-8")
-        for name, table in tables.items():
+        for name, table in tables(results).items():
             readme = fill(readme, name, table)
         ROOT.joinpath("README.md").write_text(readme, "utf-8", newline="\n")

@@ -136,7 +136,8 @@ def summary(runs, keys):
     """Return a row for each group of runs that agree in `keys`, the best first."""
     groups = runs.groupby(keys, sort=False, dropna=False)
     rows = groups["accuracy"].agg(["size", "count", "mean", "std", "min"])
-    rows["seconds"] = groups["seconds"].mean()
+    for column in {"seconds", "loss"} & set(runs):
+        rows[column] = groups[column].mean()
     return rows.reset_index().sort_values("mean", ascending=False, kind="stable")
 
 

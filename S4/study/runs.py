@@ -1,21 +1,26 @@
 """Runs: what identifies one, the file that keeps them, and how they are trained."""
 
 import json
+import logging
 import os
 import platform
+import signal
 import sys
 import tempfile
 import zipfile
 from pathlib import Path
 
+import dask
 import torch
 import torchvision
-from dask.distributed import KilledWorker, as_completed
+from dask.distributed import KilledWorker, LocalCluster, as_completed
+from distributed.system import MEMORY_LIMIT
 from tqdm import tqdm
 
 from ..notebook_file import NOTEBOOK, read_notebook
 from .variants import VARIANTS, identity
 
+NEEDED = 1.5 * 2**30  # bytes that one training takes, its data included
 SAME = "identity", "seed", "epochs", "split", "train_limit"  # two runs if one differs
 
 
@@ -93,6 +98,23 @@ def train_run(variant, notebook, run, data_dir):
         "torch": torch.__version__,
         "torchvision": torchvision.__version__,
     }
+
+
+def local_cluster(workers):
+    """Return a Dask cluster of `workers` processes on this machine."""
+    if workers * NEEDED > MEMORY_LIMIT:
+        room = f"{workers} × {NEEDED / 2**30} GiB of memory, {MEMORY_LIMIT / 2**30:.1f}"
+        sys.exit(f"{workers} workers need {room} are there: use fewer --workers")
+    # One of Dask's presets makes every worker give memory back at once; training then
+    # spends much of its time on getting it again.
+    dask.config.set({"distributed.nanny.pre-spawn-environ": {}})
+    # Ctrl-C is for this process; the workers inherit that they ignore it.
+    interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    options = {"threads_per_worker": 1, "memory_limit": MEMORY_LIMIT // workers}
+    options |= {"dashboard_address": None, "silence_logs": logging.ERROR}
+    cluster = LocalCluster(n_workers=workers, **options)
+    signal.signal(signal.SIGINT, interrupt)
+    return cluster
 
 
 def send_code(client):

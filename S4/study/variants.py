@@ -349,6 +349,7 @@ VARIANTS = {
     "six tenths as wide": resized(None, [5, 5], [9] * 3, [13] * 3, group="size"),
     "three quarters as wide": resized(None, [6, 6], [12] * 3, [16] * 3, group="size"),
     "as wide as allowed": resized(None, [8, 8], [16] * 3, [23] * 3, group="size"),
+    "twice as wide": resized(None, [16, 16], [32] * 3, [44] * 3, group="size"),
     # As few parameters as reach 99.40 %.
     "lean, 4,724": lean(*FEW),
     "lean, 4,724, rate 0.2": lean(*FEW, max_lr=0.2),

@@ -3,7 +3,9 @@
 import functools
 import json
 import os
+import shutil
 import signal
+import sys
 
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # what is compared is computed on the CPU
 
@@ -61,3 +63,12 @@ def data_dir(nb):
 def subset(nb, data_dir):
     """The first 512 training images and labels."""
     return nb.split_data(data_dir, "test", train_limit=512)[0]
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    """The path of a browser; where there is none, its tests are skipped."""
+    if path := shutil.which("chromium") or shutil.which("google-chrome"):
+        return path
+    assert not os.environ.get("CI") or sys.platform != "linux", "CI needs chromium"
+    pytest.skip("no chromium: install Debian's package of that name")

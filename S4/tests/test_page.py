@@ -2,18 +2,14 @@
 
 import html
 import json
-import os
 import re
-import shutil
 import subprocess
-import sys
 
 import nbconvert
 import pytest
 
 from S4.notebook_file import NOTEBOOK
 
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 GITHUB_WIDTH, PHONE_WIDTH = 900, 390  # pixels
 
 # First in the page: keep what goes wrong. A failed image is an error event, too.
@@ -62,11 +58,8 @@ def page(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def seen(page):
+def seen(page, chromium):
     """A function: what the browser finds when the page is so many pixels wide."""
-    if CHROMIUM is None:
-        assert not os.environ.get("CI") or sys.platform != "linux", "CI needs chromium"
-        pytest.skip("no chromium: install Debian's package of that name")
 
     def seen(width):
         frame = page / f"{width}.html"
@@ -76,7 +69,7 @@ def seen(page):
             "--virtual-time-budget=20000",
             f"--user-data-dir={page / 'profile'}",
         ]
-        command = [CHROMIUM, *options, frame.as_uri()]
+        command = [chromium, *options, frame.as_uri()]
         done = subprocess.run(
             command, capture_output=True, encoding="utf-8", timeout=120
         )
