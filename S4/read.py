@@ -3,7 +3,8 @@
     .venv/bin/python S4/read.py photo.jpg scan.png
 
 A line for each picture says the digit and how sure the network is, or what is unsure.
-The exit status is 0 if all could be read as pictures, else 1.
+Of a file with several pages or frames, the first counts; HEIC and PDF are not read. The
+exit status is 0 if all could be read as pictures, else 1.
 """
 
 import argparse
@@ -30,14 +31,15 @@ def main():
     nb, failed = nf.load_definitions(), False
     try:
         net = nb.load_net(options.weights)
-    except OSError as error:
-        sys.exit(str(error))
+    except Exception as error:  # whatever else such a file may hold
+        reason = str(error).partition("\n")[0]
+        sys.exit(f"{options.weights} does not hold this network's weights: {reason}")
     for path in options.pictures:
         try:
             probabilities, doubts, _ = nb.read_digit(path, net)
             print(f"{path}: {nb.in_words(probabilities, doubts)}", flush=True)
         except (ValueError, ImportError) as error:
-            print(error, file=sys.stderr)
+            print(error, file=sys.stderr, flush=True)
             failed = True
     sys.exit(failed)
 

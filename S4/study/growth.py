@@ -73,7 +73,8 @@ def throughput(workers, repeats, limit):
         train_all(client, warm, str(DATA), results)
         started = time.perf_counter()
         runs = [run | {"seed": n} for n in range(repeats * workers)]
-        train_all(client, runs, str(DATA), results)
+        if train_all(client, runs, str(DATA), results):
+            raise RuntimeError("A run failed: see above.")
         return 3600 * len(runs) / (time.perf_counter() - started)
 
 
@@ -94,7 +95,7 @@ def table(found):
 def draw(found, path=FIGURE):
     """Draw each series on two logarithmic axes, beside its ideal line."""
     figure = Figure(figsize=(9, 5.4), layout="constrained", facecolor="white")
-    axes = figure.subplots(2, 3).flat
+    axes = list(figure.subplots(2, 3).flat)
     for axis, (name, series) in zip(axes, found.items(), strict=False):
         values = series["values"]
         times = series.get("seconds") or series["runs_per_hour"]
@@ -104,13 +105,13 @@ def draw(found, path=FIGURE):
         axis.set(xscale="log", yscale="log", xlabel=name, ylabel=ylabel, xticks=values)
         axis.set_xticklabels([f"{value:,}" for value in values])
         low, high = min(*times, *series["ideal"]), max(*times, *series["ideal"])
-        ticks = [t for e in range(-2, 6) for t in (10**e, 2 * 10**e, 5 * 10**e)]
+        ticks = [n * 10**e for e in range(-2, 6) for n in (1, 1.5, 2, 3, 5, 7)]
         ticks = [t for t in ticks if low / 2 <= t <= high * 2]
         axis.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
         axis.set_ylim(low / 1.5, high * 1.5)
         axis.minorticks_off()
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8)
-    for axis in axes:
+    for axis in axes[len(found) :]:
         axis.set_visible(False)
     figure.savefig(path, dpi=110)

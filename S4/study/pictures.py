@@ -156,6 +156,19 @@ def tilted(picture, rng):
     return cv2.warpPerspective(picture, matrix, (WIDTH, HEIGHT), **options)
 
 
+def on_a_table(picture, rng, dark=0.3):
+    """The sheet lies, a little turned, on a dark table."""
+    size = round(0.75 * WIDTH), round(0.75 * HEIGHT)
+    sheet = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+    seen = noisy(np.full((HEIGHT, WIDTH), dark), rng)
+    left, top = rng.integers(10, (WIDTH - size[0] - 10, HEIGHT - size[1] - 10))
+    seen[top : top + size[1], left : left + size[0]] = sheet
+    middle, angle = (WIDTH / 2, HEIGHT / 2), rng.uniform(-8, 8)
+    turn = cv2.getRotationMatrix2D(middle, angle, 1)
+    options = {"borderMode": cv2.BORDER_REPLICATE}
+    return cv2.warpAffine(seen, turn, (WIDTH, HEIGHT), **options)
+
+
 def colored(picture, rng):
     """Blue ink on yellow paper."""
     ink = (0.95 - picture)[..., None] / 0.8
@@ -209,6 +222,7 @@ FAULTY = {
     "1 bit a pixel, dithered": lambda picture, rng: saved(picture, "1", format="PNG"),
     "blurred": several(blurred),
     "from an angle": several(tilted),
+    "on a dark table": several(on_a_table),
 }
 TOGETHER = {
     "light, lines and noise": several(ruled, lit, noisy),

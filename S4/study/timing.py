@@ -29,10 +29,8 @@ def make_ours(nb, limit=None, threads=None, **changes):
     train_data, eval_data = nb.split_data(DATA, "test", limit)
     eval_data = tuple(part[:limit] for part in eval_data)
     recipe = nb.recipe | {"epochs": 10_000} | changes  # more than are asked for
-    run, usual = (
-        nb.train(train_data, eval_data, nb.seed, recipe),
-        torch.get_num_threads(),
-    )
+    run = nb.train(train_data, eval_data, nb.seed, recipe)
+    usual = torch.get_num_threads()
 
     def epoch():
         torch.set_num_threads(threads or usual)

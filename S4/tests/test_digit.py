@@ -63,6 +63,7 @@ def test_the_same_picture_is_the_same_whatever_holds_it(nb, net, tmp_path):
     kinds = [tmp_path / "two.png", str(tmp_path / "two.png")]
     kinds += [picture.convert("P"), picture.convert("LA"), array, array[..., 0]]
     kinds += [array.astype("float32") / 255, array.astype("uint16") * 257]
+    kinds += [array.astype("float32"), Image.fromarray(array[..., 0].astype("float32"))]
     kinds += [drawn(2, paper="black", ink="white"), drawn(2, paper="gold", ink="navy")]
     for ink in (0, 255):  # on transparent paper
         transparent = Image.new("RGBA", picture.size, (ink,) * 3)
@@ -134,6 +135,7 @@ def test_an_unsure_answer_names_two_digits(nb):
     words = nb.in_words(torch.tensor([0.4, 0.6]), ["1 or 0"])
     assert words == "not sure (1 or 0), perhaps 1"
     assert nb.in_words(torch.tensor([0.01, 0.99]), []) == "1 (99%)"
+    assert nb.in_words(torch.tensor([0.9]), [nb.EMPTY]) == f"not sure ({nb.EMPTY})"
 
     class Torn(torch.nn.Module):
         def forward(self, images):
@@ -148,6 +150,7 @@ def test_an_unsure_answer_names_two_digits(nb):
         (np.zeros(7), "cannot be read as a picture"),
         (np.zeros((0, 5)), "cannot be read as a picture"),
         (np.zeros((5, 5, 5)), "cannot be read as a picture"),
+        (np.full((5, 5), np.nan), "pixels are not numbers"),
         ("none.png", r"none\.png cannot be read as a picture"),
     ],
 )
@@ -158,7 +161,8 @@ def test_what_is_no_picture_is_one_clear_error(nb, net, image, error):
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 500), (900, 2), (3, 3, 3), (28, 28)])
 def test_empty_pictures_of_any_shape_hold_nothing(nb, net, shape):
-    assert nb.read_digit(np.full(shape, 0.5), net)[1] == ["nothing is written"]
+    for grey in (0.0, 0.5, 1.0):
+        assert nb.read_digit(np.full(shape, grey), net)[1] == [nb.EMPTY]
 
 
 def test_a_damaged_file_is_one_clear_error(nb, net, tmp_path):
@@ -189,7 +193,7 @@ def test_it_needs_no_training(nb, notebook, capsys, monkeypatch):
     monkeypatch.chdir(NOTEBOOK.parent)
     exec(example(notebook), dict(vars(nb)))
     plt.close()
-    assert re.fullmatch(r"It is taken for 4 \(\d+%\)\.\n", capsys.readouterr().out)
+    assert re.fullmatch(r"The answer: 4 \(\d+%\)\n", capsys.readouterr().out)
 
 
 def test_without_opencv_one_line_says_what_to_install(
@@ -221,4 +225,6 @@ def test_the_command_reads_many_and_its_status_tells_errors(tmp_path):
     assert code == 0 and re.fullmatch(r".*good\.png: 3 \(\d+%\)\n", said)
     code, said, error = command(bad, good)
     assert code == 1 and "good.png: 3" in said and "bad.png cannot be read" in error
-    assert command(good, "--weights", tmp_path / "none.pt")[0] == 1
+    for weights in (tmp_path / "none.pt", bad, tmp_path):
+        code, _, error = command(good, "--weights", weights)
+        assert code == 1 and "does not hold this network's weights" in error

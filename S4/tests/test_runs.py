@@ -155,7 +155,8 @@ def test_every_variant_is_a_network_for_ten_digits(nb, name):
     torch.testing.assert_close(output.exp().sum(dim=1), torch.ones(4))
     parameters = sum(weight.numel() for weight in net.parameters())
     most = 6_379_786 if name.startswith("starting") else 19_999
-    assert parameters <= most or "head" in name or "GAP" in name
+    too_large = "head" in name or "GAP" in name or name == "twice as wide"
+    assert parameters <= most or too_large
 
 
 def test_seeds_are_numbers_or_ranges():
