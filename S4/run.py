@@ -30,15 +30,6 @@ from notebook_file import NOTEBOOK, execute, fill
 
 HERE = NOTEBOOK.parent
 README = HERE.parent / "README.md"
-PAGE = """<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width">
-<meta name="color-scheme" content="light dark">
-<title>{title}</title>
-{body}
-</html>
-"""
 RUNS = HERE / "runs"
 
 
@@ -69,7 +60,10 @@ def pad_page(weights):
     """Return the page on which one draws a digit, with the weights of that file."""
     nb = nf.load_definitions()
     pad = nb.DrawPad(nb.load_net(weights))._repr_html_()
-    return PAGE.format(title="Draw a digit", body=pad)
+    head = '<meta charset="utf-8">\n<meta name="viewport" content="width=device-width">'
+    head += '\n<meta name="color-scheme" content="light dark">'
+    title = "<title>Draw a digit</title>"
+    return f'<!doctype html>\n<html lang="en">\n{head}\n{title}\n{pad}\n</html>\n'
 
 
 def commit(folder):

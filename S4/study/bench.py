@@ -11,6 +11,7 @@ installed, Flax's MNIST tutorial is a contestant, too.
 
 import contextlib
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -108,11 +109,10 @@ def seconds_by_part(notebook):
     """
     seconds, part = {}, "start"
     for cell in notebook.cells:
-        if cell.cell_type == "markdown":
-            heads = [line for line in cell.source.split("\n") if line.startswith("##")]
-            for head in heads:
-                if head.startswith("## ") or not part.startswith("Part two"):
-                    part = head.lstrip("# ") if not head.startswith("####") else part
+        is_text = cell.cell_type == "markdown"
+        for level, title in re.findall(r"^(##|###) (.+)$", cell.source, re.MULTILINE):
+            if is_text and (level == "##" or not part.startswith("Part two")):
+                part = title
         duration = cell.metadata.get("papermill", {}).get("duration") or 0
         seconds[part] = seconds.get(part, 0) + duration
     return {part: spent for part, spent in seconds.items() if spent}
