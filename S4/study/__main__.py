@@ -2,6 +2,7 @@
 
     python -m S4.study run --variant recipe --seeds 1-20 --split test
     python -m S4.study run --epochs 6        the ablations, validation split
+    python -m S4.study status --epochs 6     what of that is missing; how long it takes
     python -m S4.study list                  the variants, in a line each
     python -m S4.study report                writes REPORT.md and its figures
     python -m S4.study bench                 how long it takes, beside others
@@ -15,7 +16,9 @@ line of results.jsonl. Started again, the command trains only what is missing th
 
 import argparse
 import sys
+from collections import Counter
 from pathlib import Path
+from statistics import median
 
 from dask.distributed import Client
 from dask.system import CPU_COUNT
@@ -48,15 +51,18 @@ def parse():
     commands.add_parser("pictures")
     timing = commands.add_parser("bench")
     timing.add_argument("--quick", action="store_true", help="a trial on 1,000 images")
-    option = commands.add_parser("run").add_argument
+    common = argparse.ArgumentParser(add_help=False)
+    option = common.add_argument
     option("--variant", nargs="+", choices=VARIANTS, metavar="NAME", default=ABLATION)
     option("--seeds", nargs="+", type=as_seeds, default=[[1, 2, 3]], help="1 2 or 1-20")
     option("--epochs", type=int, help="default: the notebook's")
     option("--split", choices=["test", "validation"], default="validation")
     option("--train-limit", type=int, help="so many images only, for a trial")
     option("--results", type=Path, default=RESULTS, help="the file to extend")
-    option("--scheduler", help="address of an existing Dask cluster")
     option("--workers", type=int, default=WORKERS, help=f"on this machine: {WORKERS}")
+    commands.add_parser("status", parents=[common])
+    option = commands.add_parser("run", parents=[common]).add_argument
+    option("--scheduler", help="address of an existing Dask cluster")
     option("--data-dir", default=str(NOTEBOOK.with_name("data")), help="on each worker")
     return parser.parse_args()
 
@@ -77,6 +83,24 @@ def missing(options):
     runs = [run for run in wanted if tuple(run[key] for key in SAME) not in done]
     print(f"{len(wanted) - len(runs)} of {len(wanted)} runs are done already")
     return runs
+
+
+def status(options):
+    """Print what `run` would still have to train, and how long that may take."""
+    runs, paces = missing(options), {}
+    for done in read_runs(options.results):
+        if done["history"] and done["train_limit"] is None:
+            pace = done["seconds"] / len(done["history"])  # of an epoch
+            paces.setdefault(done["identity"], []).append(pace)
+    for name, count in Counter(run["variant"] for run in runs).items():
+        print(f"{name:<34} {count} missing")
+    if not paces:
+        return print("How long it takes is known when a first run is finished.")
+    known = {of: median(pace) for of, pace in paces.items()}
+    usual = median(known.values())
+    seconds = sum(r["epochs"] * known.get(r["identity"], usual) for r in runs)
+    hours = seconds / 3600 / options.workers
+    print(f"about {hours:.1f} hours with {options.workers} workers, by the runs so far")
 
 
 def run(options):
@@ -109,6 +133,8 @@ def main():
         pictures.main()
     elif options.command == "run":
         run_alone(options)
+    elif options.command == "status":
+        status(options)
     else:
         print("\n".join(f"{n:<34} {v.description}" for n, v in VARIANTS.items()))
 

@@ -1,7 +1,6 @@
 """What the runs show: the numbers and figures; report.md.jinja has words and tables."""
 
 import contextlib
-import warnings
 from pathlib import Path
 
 import jinja2
@@ -12,6 +11,7 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from ..notebook_file import NOTEBOOK, facts_table, fill, read_notebook, tagged
+from .compare import compare
 from .variants import VARIANTS, identity
 
 HERE = Path(__file__).resolve().parent
@@ -19,11 +19,19 @@ README = HERE.parents[1] / "README.md"
 SMALLEST = "lean, 4,784, separable"  # the smallest that README says to reach the target
 TARGET = 99.40
 EARLY = "How to tell early that it goes badly"
+FULL_EPOCHS = 19
 ABLATION_EPOCHS = 6  # of the runs behind the notebook's "Measured" column
+REFERENCE = "recipe"  # the variant that the others change
+BROKEN = 99.0  # percent in the end; what ends below has gone badly
+WARNING = 3, 98.5  # a rule of thumb: after so many epochs, less than so many percent
 
 
 def load(runs, identities):
-    """Return `runs`, but for trials, as a data frame; `variant` by present identity."""
+    """Return `runs`, but for trials, as a data frame.
+
+    `variant` is by present identity, `group` its part of the report; both are None for
+    a run of another recipe. `broken` is a finished run that has gone badly.
+    """
     names = {identity: name for name, identity in reversed(identities.items())}
     whole = (run for run in runs if run["train_limit"] is None)
     rows = [run | {"trained_as": run["variant"]} for run in whole]
@@ -31,7 +39,11 @@ def load(runs, identities):
         row["variant"] = names.get(row["identity"])  # None: of another recipe
         row["accuracies"] = [epoch["eval_accuracy"] for epoch in row["history"]]
         row["accuracy"] = None if row["failed"] else row["accuracies"][-1]
-    return pd.DataFrame(rows).astype({"accuracy": float})
+        row["loss"] = None if row["failed"] else row["history"][-1]["eval_loss"]
+    frame = pd.DataFrame(rows).astype({"accuracy": float, "loss": float})
+    groups = {name: variant.group for name, variant in VARIANTS.items()}
+    broken = frame["accuracy"] < BROKEN
+    return frame.assign(group=frame["variant"].map(groups), broken=broken)
 
 
 def full_test_runs(frame, variant="recipe"):
@@ -40,10 +52,10 @@ def full_test_runs(frame, variant="recipe"):
     return runs[runs["epochs"] == runs["epochs"].max()]
 
 
-def ablation_runs(frame):
-    """Return the short runs of the recipe and its variants on the validation split."""
-    is_short = (frame["split"] == "validation") & (frame["epochs"] == ABLATION_EPOCHS)
-    return frame[is_short & frame["variant"].notna()]
+def decision_runs(frame, epochs):
+    """Return the recipe's and the ablations' runs of that length, validation split."""
+    is_one = frame["group"].isin(["recipe", "ablation"]) & (frame["epochs"] == epochs)
+    return frame[is_one & (frame["split"] == "validation")]
 
 
 def holds_from(accuracies):
@@ -53,30 +65,23 @@ def holds_from(accuracies):
     return first if first <= len(accuracies) else None
 
 
-def difference(values, reference):
-    """Return mean difference and 95 % interval (Welch); None of a single value."""
-    shift = np.mean(values) - np.mean(reference)
-    if min(len(values), len(reference)) < 2:
-        return shift, None
-    if np.ptp(values) == np.ptp(reference) == 0:
-        return shift, (shift, shift)
-    with warnings.catch_warnings():  # equal values on one side are no trouble
-        warnings.simplefilter("ignore", RuntimeWarning)
-        test = stats.ttest_ind(values, reference, equal_var=False)
-    return shift, tuple(test.confidence_interval(0.95))
+def signed(number, digits=2):
+    """Return a difference as text: "+0.05", "−0.05", "0.00"; "–" if there is none."""
+    if np.isnan(number):
+        return "–"
+    text = f"{number:+.{digits}f}"
+    return text.replace("-", "−") if float(text) else text[1:]
 
 
-def differences(runs):
-    """Return {variant: its difference from the recipe} of those that have finished."""
-    finished = runs.dropna(subset="accuracy")
-    last = dict(list(finished.groupby("variant")["accuracy"]))
-    return {n: difference(last[n], last["recipe"]) for n in last if "recipe" in last}
-
-
-def signed(number):
-    """Return a difference as text: "+0.05", "−0.05", or "0.00" without a sign."""
-    text = f"{number:+.2f}".replace("-", "−")
-    return "0.00" if text[1:] == "0.00" else text
+def crop_words(runs):
+    """Return a sentence: what a crop would cost. `runs` are those of full length."""
+    row = compare(runs, REFERENCE).loc["middle 24×24"]
+    shift, low, high = (signed(row[f"loss{end}"], 4) for end in ("", "_low", "_high"))
+    return (
+        f"In {row['pairs']:.0f} pairs of runs of {FULL_EPOCHS} epochs it changes the "
+        f"validation loss by {shift} (95 % interval {low} to {high}) and the accuracy "
+        f"by {signed(row['accuracy'], 3)} points."
+    )
 
 
 def early_correlation(runs, epoch):
@@ -108,27 +113,58 @@ def lean_facts(runs):
     return {"parameters": f"{runs['parameters'].iloc[0]:,}", **seed_facts(runs)}
 
 
-def measured(runs):
-    """Return {consideration: what its variants are worth}; bold if more than noise.
+def early_warning(runs):
+    """Return of broken and of good runs, as a dict of both: all, and those warned of.
 
-    `runs` are the `ablation_runs`.
+    `runs` have at least as many epochs as the rule of thumb takes. Left out are those
+    that failed: their loss says so itself.
     """
-    shifts = differences(runs)
+    epoch, least = WARNING
+    finished = runs.dropna(subset="accuracy")
+    warned = finished["accuracies"].str[epoch - 1] < least
+    groups = warned.groupby(finished["broken"])
+    return {
+        name: (groups.size().get(key, 0), groups.sum().get(key, 0))
+        for name, key in (("broken", True), ("good", False))
+    }
+
+
+def early_words(runs):
+    """Return what the first epochs tell about the last, in words."""
+    good = runs[~runs["broken"]]
+    first, third = (signed(early_correlation(good, epoch)) for epoch in (1, 3))
+    counts = [f"{n} of {all_} {k}" for k, (all_, n) in early_warning(runs).items()]
+    return (
+        f"rank correlation with the last epoch, good runs: {first} after epoch 1, "
+        f"{third} after 3; below {WARNING[1]} % after epoch {WARNING[0]}: "
+        f"{' and '.join(counts)} runs"
+    )
+
+
+def measured(runs):
+    """Return {consideration: what its variants are worth}.
+
+    `runs` are of equal length. The difference in accuracy; bold where the loss differs,
+    corrected for the number of variants. Where the seeds differ by more than a point,
+    the accuracies themselves: a mean would tell of none of them.
+    """
     found = {v.consideration: [] for v in VARIANTS.values() if v.consideration}
+    shifts = compare(runs, REFERENCE)
     for name, variant in VARIANTS.items():
         last = runs.loc[runs["variant"] == name, "accuracy"]
-        shift, interval = shifts.get(name, (None, None))
         if failed := last.isna().sum():
             words = f"{name}: {failed} of {len(last)} failed"
-        elif interval and (interval[0] > 0 or interval[1] < 0):
-            words = f"{name} **{signed(shift)}**"
+        elif last.max() - last.min() > 1:
+            words = f"{name}: {', '.join(f'{x:.2f}' for x in sorted(last))} %"
+        elif name in shifts.index:
+            words = signed(shifts.loc[name, "accuracy"])
+            is_sure = shifts.loc[name, "loss_p"] < 0.05
+            words = f"{name} **{words}**" if is_sure else f"{name} {words}"
         else:
-            words = f"{name} {signed(shift)}" if name in shifts else ""
-        if words and variant.consideration:
+            continue
+        if variant.consideration:
             found[variant.consideration].append(words)
-    first, third = (early_correlation(runs, epoch) for epoch in (1, 3))
-    words = f"{first:.2f} after epoch 1, {third:.2f} after 3"
-    found[EARLY] = [f"rank correlation with the last epoch: {words}"]
+    found[EARLY] = [early_words(runs)]
     return {name: "; ".join(parts) or "–" for name, parts in found.items()}
 
 
@@ -180,10 +216,48 @@ def draw_figures(runs, sizes, published, folder):
         axes.minorticks_off()
 
 
+def draw_decisions(shifts, path):
+    """Draw every variant's difference in loss and accuracy, sorted, with intervals."""
+    shifts = shifts.sort_values("loss", ascending=False)
+    size = 9, 1.2 + 0.24 * len(shifts)
+    axes = Figure(size, facecolor="white", layout="constrained").subplots(1, 2)
+    scales = {"loss": (0.002, "more loss is worse"), "accuracy": (0.1, "points")}
+    for axis, (key, (linear, unit)) in zip(axes, scales.items(), strict=True):
+        for place, row in enumerate(shifts.itertuples()):
+            low, high = getattr(row, f"{key}_low"), getattr(row, f"{key}_high")
+            is_sure = getattr(row, f"{key}_p") < 0.05
+            color = "tab:red" if is_sure else "tab:blue"
+            axis.plot([low, high], [place, place], color=color, linewidth=1)
+            axis.plot(getattr(row, key), place, "o", color=color, markersize=4)
+        axis.axvline(0, color="black", linewidth=0.8)
+        axis.set_xscale("symlog", linthresh=linear)
+        axis.set(xlabel=f"difference in {key} ({unit})", yticks=range(len(shifts)))
+        axis.set_yticklabels(shifts.index if key == "loss" else [], fontsize=8)
+        axis.tick_params(axis="x", labelsize=7, rotation=45)
+        axis.grid(alpha=0.3)
+    axes[0].figure.savefig(path, dpi=110)
+
+
+def draw_early(runs, path):
+    """Draw the error after epochs 1, 3 and 5 against that of the last one."""
+    finished = runs.dropna(subset="accuracy")
+    figure = Figure((9, 3.4), facecolor="white", layout="constrained")
+    for axis, epoch in zip(figure.subplots(1, 3, sharey=True), (1, 3, 5), strict=True):
+        early = 100 - finished["accuracies"].str[epoch - 1]
+        for is_broken, color in ((False, "tab:blue"), (True, "tab:red")):
+            which = finished["broken"] == is_broken
+            label = f"ends below {BROKEN:g} %" if is_broken else "good"
+            points = early[which], 100 - finished["accuracy"][which]
+            axis.plot(*points, ".", color=color, label=label)
+        axis.set(xscale="log", yscale="log", xlabel=f"error after epoch {epoch}, %")
+        axis.grid(alpha=0.3)
+    figure.axes[0].set_ylabel("error after the last epoch, %")
+    figure.axes[0].legend(fontsize=8)
+    figure.savefig(path, dpi=110)
+
+
 def write_report(frame, folder):
     """Write REPORT.md and its figures into `folder`."""
-    groups = {name: variant.group for name, variant in VARIANTS.items()}
-    frame = frame.assign(group=frame["variant"].map(groups))
     runs, recipes = frame.dropna(subset="group"), full_test_runs(frame)
     networks = summary(runs, ["variant", "group", "parameters", "epochs", "split"])
     full = networks[networks["epochs"] == recipes["epochs"].max()]
@@ -193,10 +267,16 @@ def write_report(frame, folder):
     (folder / "figures").mkdir(exist_ok=True)
     if len(finished := recipes.dropna(subset="accuracy")):
         draw_figures(finished, sizes, published, folder / "figures")
+    short = decision_runs(frame, ABLATION_EPOCHS)
+    if len(shifts := compare(short, REFERENCE)):
+        draw_decisions(shifts, folder / "figures" / "decisions.png")
+        draw_early(short, folder / "figures" / "early.png")
     shown = {"frame": frame, "runs": runs, "recipes": recipes, "networks": networks}
     shown |= {"full": full, "sizes": sizes, "published": published, "search": search}
-    helpers = [summary, differences, signed, early_correlation, seed_facts]
-    shown |= {"variants": VARIANTS} | {helper.__name__: helper for helper in helpers}
+    helpers = [summary, compare, signed, early_correlation, early_warning, seed_facts]
+    shown |= {"variants": VARIANTS, "reference": REFERENCE, "broken": BROKEN}
+    shown |= {"warning": WARNING}
+    shown |= {helper.__name__: helper for helper in helpers}
     source = (HERE / "report.md.jinja").read_text("utf-8")
     template = jinja2.Template(source, trim_blocks=True, lstrip_blocks=True)
     (folder / "REPORT.md").write_text(template.render(shown).rstrip() + "\n", "utf-8")
@@ -213,8 +293,10 @@ def renew(runs):
     cell = tagged(notebook, "seeds")
     cell.source = fill(cell.source, "seeds", seeds)
     cell = tagged(notebook, "considerations")
-    for name, text in measured(ablation_runs(frame)).items():
+    for name, text in measured(decision_runs(frame, ABLATION_EPOCHS)).items():
         cell.source = fill(cell.source, name, text)
+    crop = crop_words(decision_runs(frame, FULL_EPOCHS))
+    cell.source = fill(cell.source, "crop", crop)
     readme = fill(readme, "seeds", seeds)
     if len(smallest):
         lean = facts_table(lean_facts(smallest), "few parameters")

@@ -14,6 +14,7 @@ from itertools import pairwise
 import torch
 import torch.nn.functional as F
 from torch import nn, optim
+from torchvision.transforms import CenterCrop
 
 from ..notebook_file import load_definitions
 
@@ -95,6 +96,11 @@ def changed(change, nb):
     net = nb.recipe["make_net"]()
     change(net)
     return net
+
+
+def middle_only(net):
+    """the outermost two rows and columns are cut off"""
+    net.block1.insert(0, CenterCrop(24))
 
 
 def no_batchnorm(net):
@@ -299,6 +305,7 @@ STRONG = {"max_rotation": 12.0, "max_shift": 2.5, "max_scale": 0.12, "max_shear"
 
 VARIANTS = {
     "recipe": Variant("as it stands in the notebook", group="recipe"),
+    "middle 24×24": network(middle_only),
     "fewer layers": resized("How many layers", [8, 12], [16, 20], [30, 30]),
     "more layers": resized("How many layers", [8, 8], [16] * 3, [16] * 5),
     "strided convolutions": network(strided_convolutions, "MaxPooling"),

@@ -13,7 +13,7 @@ import torch
 from filelock import FileLock
 
 from S4.notebook_file import NOTEBOOK, load_definitions
-from S4.study.__main__ import as_seeds
+from S4.study.__main__ import as_seeds, main
 from S4.study.runs import append_run, read_runs, train_run
 from S4.study.variants import VARIANTS, Variant, identity
 
@@ -157,6 +157,30 @@ def test_every_variant_is_a_network_for_ten_digits(nb, name):
     most = 6_379_786 if name.startswith("starting") else 19_999
     too_large = "head" in name or "GAP" in name or name == "twice as wide"
     assert parameters <= most or too_large
+
+
+def test_status_tells_what_is_missing_and_how_long_it_takes(
+    nb, results, capsys, monkeypatch
+):
+    done = RUN | {"identity": identity(nb.recipe), "split": "validation"}
+    history = [{"eval_accuracy": 99.0}] * nb.epochs
+    done |= {"epochs": nb.epochs, "history": history, "seconds": 100.0 * nb.epochs}
+    append_run(done, results)
+    asked = ["--seeds", "1-37", "--workers", "2", "--results", str(results)]
+    monkeypatch.setattr(sys, "argv", ["", "status", "--variant", "recipe", *asked])
+    main()
+    said = capsys.readouterr().out
+    assert "1 of 37 runs are done already" in said and " 36 missing" in said
+    assert f"about {36 * nb.epochs * 100 / 2 / 3600:.1f} hours with 2 workers" in said
+
+    other = [*sys.argv[:3], "no dropout", *asked]  # not timed yet: by what is
+    monkeypatch.setattr(sys, "argv", other)
+    main()
+    said = capsys.readouterr().out
+    assert f"about {37 * nb.epochs * 100 / 2 / 3600:.1f} hours" in said
+    results.unlink()
+    main()
+    assert "known when a first run is finished" in capsys.readouterr().out
 
 
 def test_seeds_are_numbers_or_ranges():
