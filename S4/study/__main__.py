@@ -95,7 +95,8 @@ def status(options):
     for name, count in Counter(run["variant"] for run in runs).items():
         print(f"{name:<34} {count} missing")
     if not paces:
-        return print("How long it takes is known when a first run is finished.")
+        print("How long it takes is known when a first run is finished.")
+        return
     known = {of: median(pace) for of, pace in paces.items()}
     usual = median(known.values())
     seconds = sum(r["epochs"] * known.get(r["identity"], usual) for r in runs)

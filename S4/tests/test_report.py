@@ -68,8 +68,14 @@ def test_no_failed_run_is_hidden(tmp_path):
 
 
 def test_what_is_not_measured_is_said(tmp_path):
-    assert written(runs_of("no dropout", 99.5), tmp_path)  # and nothing to compare with
     assert written(TESTED, tmp_path).count("Not measured yet.") == 4
+
+
+def test_without_a_reference_nothing_is_compared(tmp_path):
+    runs = runs_of("no dropout", 99.5) + runs_of("dropout 0.1", 99.4)
+    text = written(runs, tmp_path)
+    assert "| no dropout | dropout 0 | 100 | 1 | 99.50 |  |  |  |  |  |  |" in text
+    assert not (tmp_path / "figures" / "decisions.png").exists()
 
 
 def test_a_run_belongs_to_what_has_its_identity_now():
@@ -151,6 +157,16 @@ def test_the_notebook_quotes_every_measurement(nb, frame, notebook):
     full = report.decision_runs(frame, nb.epochs)
     crop = report.crop_words(full)
     assert fill(text, "crop", crop) == text
+    net = VARIANTS["middle 24×24"].load()[1]["make_net"]()
+    adds = [
+        sum(row["multiply_adds"] for row in nb.layer_table(each))
+        for each in (net, nb.Net(0))
+    ]
+    saved = f"save {1 - adds[0] / adds[1]:.0%}".replace("%", " %")
+    assert f"{saved} of the multiply-adds" in " ".join(text.split())
+    assert f"{saved[:4]}s{saved[4:]} of the multi" in (STUDY / "REPORT.md").read_text(
+        "utf-8"
+    )
     # Why it was not adopted, in the report.
     assert compare(full, report.REFERENCE).loc["middle 24×24", "loss_high"] > 0.0010
     # The text around the table says three seeds of six epochs.
