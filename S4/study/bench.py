@@ -17,11 +17,13 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from functools import partial
 from pathlib import Path
 
 import cpuinfo
 import nbformat
+import numpy as np
 import pandas as pd
 import psutil
 import torch
@@ -35,9 +37,22 @@ from .timing import DATA, count_operations, make_ours, seconds_of, take_turns
 ROOT = NOTEBOOK.parents[1]
 RESULTS = Path(__file__).with_name("bench.json")
 WORKERS = (0, 2, 4)
-OURS = "ours"
+OURS = "ours"  # the mean over a run, of epochs on pictures of several sizes
+SIZE = "– on {0}×{0} pixels"
 FED = "the earlier network, fed per picture, {} workers"
 BASIC = "the basic MNIST example"
+
+
+def epochs_of_size(nb):
+    """Return {width of the pictures in pixels: how many epochs of a run see it}."""
+    epochs = range(1, nb.epochs + 1)
+    return Counter(28 - 2 * nb.margin(epoch, nb.epochs) for epoch in epochs)
+
+
+def mean_epoch(nb, of_size):
+    """Return the mean over a run of `of_size(size)`, what an epoch of a size takes."""
+    epochs = epochs_of_size(nb)
+    return sum(number * of_size(size) for size, number in epochs.items()) / nb.epochs
 
 
 def make_contestants(nb, limit=None):
@@ -48,8 +63,10 @@ def make_contestants(nb, limit=None):
     """
     train_data, eval_data = nb.split_data(DATA, "test", limit)
     data = train_data, tuple(part[:limit] for part in eval_data)
-    made = {OURS: lambda: make_ours(nb, limit)}
-    made["the earlier network, trained the same way"] = lambda: Earlier(*data).epoch
+    sizes = epochs_of_size(nb)
+    ours = {n: partial(make_ours, nb, limit, margin=(28 - n) // 2) for n in sizes}
+    made = {SIZE.format(size): make for size, make in ours.items()}
+    made["the earlier network, as trained then"] = lambda: Earlier(*data).epoch
     for workers in WORKERS:
         fed = partial(PerPicture, nb.device, DATA, workers, limit)
         made[FED.format(workers)] = lambda fed=fed: fed().epoch
@@ -66,7 +83,8 @@ def measure_floor(nb):
     float32 like the training. Bytes: each image read once; everything else could stay
     in a cache.
     """
-    operations = count_operations(nb.recipe["make_net"]().to(nb.device), nb.device)
+    net = nb.recipe["make_net"]().to(nb.device)
+    operations = mean_epoch(nb, partial(count_operations, net, nb.device))
     data = 70_000 * 28 * 28 * 4
     matrix = torch.randn(2048, 2048, device=nb.device)
     conv = nn.Conv2d(64, 64, 3, bias=False)
@@ -161,7 +179,9 @@ def measure(nb, repeats=3, basic_epochs=14, run_all=True, limit=None):
     }
     make_ours(nb, limit)()  # warms up
     contestants = make_contestants(nb, limit)
-    results["epoch_seconds"], epochs = take_turns(contestants, repeats, nb.device)
+    seconds, epochs = take_turns(contestants, repeats, nb.device)
+    means = mean_epoch(nb, lambda size: np.array(seconds[SIZE.format(size)]))
+    results["epoch_seconds"] = {OURS: means.tolist()} | seconds
     for _ in range(basic_epochs - repeats):
         epochs[BASIC]()
     basic = epochs[BASIC].__self__

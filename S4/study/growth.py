@@ -18,7 +18,7 @@ from .variants import VARIANTS
 
 FIGURE = Path(__file__).with_name("figures") / "growth.png"
 THREADS, BATCH_SIZES, SHARES = (1, 2), (32, 128, 512, 2048), (0.25, 0.5, 1)
-WIDTHS = {0.5: "half as wide", 1: "recipe", 2: "twice as wide"}  # variants
+WIDTHS = {0.5: "half as wide", 1: "before", 2: "twice as wide"}  # variants
 WORKERS = (1, 2)
 
 

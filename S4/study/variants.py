@@ -25,8 +25,9 @@ class Variant:
 
     `parameters` replace values of the parameters cell; `make_net(nb)` makes the network
     from the notebook's definitions; `changes` replace other entries of the recipe.
-    `group` is the part of the report that it belongs to: "recipe", "ablation", "size",
-    "lean" or "start". `consideration` is the choice that it puts to the test.
+    `wrap` makes the augmentation from the notebook's. `group` is the part of the report
+    that it belongs to: "recipe", "ablation", "size", "lean", "far" or "start".
+    `consideration` is the choice that it puts to the test.
     """
 
     description: str
@@ -34,14 +35,19 @@ class Variant:
     parameters: dict = field(default_factory=dict)
     make_net: Callable | None = None
     changes: dict = field(default_factory=dict)
+    wrap: Callable | None = None
     group: str = "ablation"
 
     def load(self, notebook=None, **parameters):
         """Return the notebook's definitions, and this variant's recipe."""
         nb = load_definitions(notebook, **self.parameters, **parameters)
-        recipe = nb.recipe | self.changes
+        # Most were measured before the recipe's early epochs saw the middle only.
+        is_new = self.group in ("recipe", "far")
+        recipe = nb.recipe | ({} if is_new else BEFORE) | self.changes
         if self.make_net:
             recipe["make_net"] = functools.partial(self.make_net, nb)
+        if self.wrap:
+            recipe["augment"] = self.wrap(recipe["augment"])
         return nb, recipe
 
 
@@ -54,11 +60,35 @@ def constant_rate(net, total_steps):
     return optimizer, optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
 
 
+def whole_pictures(epoch, epochs):
+    """all epochs see whole pictures"""
+    return 0
+
+
+BEFORE = {"margin": whole_pictures}  # of all variants but the recipe
+
+
 def no_average(net, steps_per_epoch):
     """the last step's weights are judged"""
     return optim.swa_utils.AveragedModel(
         net, avg_fn=lambda average, current, count: current, use_buffers=True
     )
+
+
+def bent(images, augment, amount, **chance):
+    """Return `augment(images)`, each bent by shifts that vary smoothly over it.
+
+    `amount` is their standard deviation in pixels, at 5×5 points; those between are
+    interpolated. As elastic distortions are (Simard et al., 2003), but coarser.
+    """
+    count, _, *size = images.shape
+    shifts = torch.randn(count, 2, 5, 5, device=images.device, **chance)
+    shifts = F.interpolate(shifts, size, mode="bicubic", align_corners=True)
+    still = torch.eye(2, 3, device=images.device).expand(count, 2, 3)
+    grid = F.affine_grid(still, images.shape, align_corners=False)
+    grid = grid + 2 * amount / size[0] * shifts.movedim(1, 3)
+    options = {"padding_mode": "border", "align_corners": False}
+    return F.grid_sample(augment(images, **chance), grid, **options)
 
 
 # --- Network -------------------------------------------------------------------------
@@ -234,6 +264,48 @@ def build(blocks, nb, first_padding=0, layer=None):
     return net
 
 
+class Again(nn.Module):
+    """Adds ReLU(BatchNorm(conv(x))) to x, by a convolution that may have other uses."""
+
+    def __init__(self, conv, channels):
+        super().__init__()
+        self.conv = conv
+        self.rest = nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU())
+
+    def forward(self, maps):
+        return maps + self.rest(self.conv(maps))
+
+
+def again(conv, channels, times):
+    """Return `times` layers that share a convolution, with a BatchNorm each."""
+    return [Again(conv, channels) for _ in range(times)]
+
+
+def shared(nb):
+    """two convolutions are used twice and three times, their inputs added"""
+    net = nb.recipe["make_net"]()
+    first, last = (nn.Conv2d(n, n, 3, padding=1, bias=False) for n in (16, 32))
+    net.block2 = nn.Sequential(*nb.conv3x3(8, 16), *again(first, 16, 2))
+    net.transition2 = nn.Sequential(*nb.conv3x3(16, 32, nn.MaxPool2d(2)))
+    net.block3 = nn.Sequential(*again(last, 32, 3), net.block3[-1])
+    net.prediction = nn.Conv2d(32, 10, kernel_size=1)
+    return net
+
+
+def lean_shared(channels, nb):
+    """The same idea with separable layers, for few parameters; MaxPool by itself."""
+    first, middle, last = channels
+    net = nb.recipe["make_net"]()
+    net.block1 = nn.Sequential(*nb.conv3x3(1, first, padding=0))
+    pooled = one_relu(first, first, nn.MaxPool2d(2), padding=0)
+    net.transition1, net.transition2 = nn.Sequential(*pooled), nn.MaxPool2d(2)
+    convs = [nn.Sequential(*one_relu(n, n)[:-2]) for n in (middle, last)]
+    net.block2 = nn.Sequential(*one_relu(first, middle), *again(convs[0], middle, 2))
+    net.block3 = nn.Sequential(*one_relu(middle, last), *again(convs[1], last, 3))
+    net.prediction = nn.Conv2d(last, 10, kernel_size=1)
+    return net
+
+
 class StartingNetwork(nn.Module):
     """The lesson's: seven convolutions, 6,379,786 parameters, ReLU on the logits."""
 
@@ -287,6 +359,19 @@ def lean(*blocks, layer=None, first_padding=0, **parameters):
     return variant
 
 
+def bend(amount):
+    """Return what bends the pictures of an augmentation, too."""
+    return lambda augment: functools.partial(bent, augment=augment, amount=amount)
+
+
+def lean_again(*channels):
+    """A network that uses its convolutions again, bent pictures, the lean training."""
+    words = "{0}, {0} | {1}, {1} twice | {2}, {2} three times; bent by 0.3 pixels"
+    make_net = functools.partial(lean_shared, channels)
+    description = words.format(*channels)
+    return Variant(description, None, LEAN, make_net, wrap=bend(0.3), group="lean")
+
+
 def starting(description, **options):
     """The lesson's starting network, trained as the lesson trains it."""
     changes = {"make_optimizer": constant_rate, "make_average": no_average}
@@ -305,6 +390,7 @@ STRONG = {"max_rotation": 12.0, "max_shift": 2.5, "max_scale": 0.12, "max_shear"
 
 VARIANTS = {
     "recipe": Variant("as it stands in the notebook", group="recipe"),
+    "before": Variant(whole_pictures.__doc__),
     "middle 24×24": network(middle_only),
     "fewer layers": resized("How many layers", [8, 12], [16, 20], [30, 30]),
     "more layers": resized("How many layers", [8, 8], [16] * 3, [16] * 5),
@@ -373,6 +459,17 @@ VARIANTS = {
     "lean, 3,492, separable, one ReLU": lean(
         [8] * 2, [14] * 3, [19] * 4, layer=one_relu
     ),
+    "lean, 3,398, shared": lean_again(10, 20, 26),
+    "lean, 3,012, shared": lean_again(10, 18, 24),
+    "lean, 2,028, shared": lean_again(8, 14, 18),
+    # How far it can go, at any length of code.
+    "shared": Variant(shared.__doc__, make_net=shared, group="far"),
+    "shared, bent": Variant(
+        "the same, and the pictures are bent by 0.5 pixels",
+        make_net=shared,
+        wrap=bend(0.5),
+        group="far",
+    ),
     "starting network": starting("as in the lesson, ReLU on the logits"),
     "starting network, no last ReLU": starting(
         "the same without that ReLU", relu_on_logits=False
@@ -408,12 +505,19 @@ def identity(recipe):
         optimizer.step()
         scheduler.step()
     augment = recipe["augment"]
+
+    def spell(augment):
+        return [augment.func.__name__, augment.keywords]
+
     described = [
         calls,
         [list(weight.shape) for weight in net.parameters()],
         [f"{number:.6g}" for number in outputs],
         [type(optimizer).__name__, *map(optimizer.defaults.get, options)],
-        augment and [augment.func.__name__, augment.keywords],
+        augment and spell(augment),
         [recipe["make_average"].__name__, recipe["batch_size"], "float32"],
     ]
-    return hashlib.sha256(json.dumps(described).encode()).hexdigest()[:8]
+    margins = [recipe["margin"](epoch, 19) for epoch in range(1, 20)]
+    if any(margins):
+        described.append(margins)
+    return hashlib.sha256(json.dumps(described, default=spell).encode()).hexdigest()[:8]

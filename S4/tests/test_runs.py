@@ -15,7 +15,7 @@ from filelock import FileLock
 from S4.notebook_file import NOTEBOOK, load_definitions
 from S4.study.__main__ import as_seeds, main
 from S4.study.runs import append_run, read_runs, train_run
-from S4.study.variants import VARIANTS, Variant, identity
+from S4.study.variants import BEFORE, VARIANTS, Variant, bent, identity
 
 ROOT = NOTEBOOK.parents[1]
 RUN = {"identity": "abc", "seed": 1, "epochs": 2, "split": "test", "train_limit": None}
@@ -134,9 +134,11 @@ def test_identity_is_what_is_trained_whatever_its_name_and_length(nb):
     of = {name: identity(variant.load()[1]) for name, variant in VARIANTS.items()}
     assert len(set(of.values())) == len(of)
     assert identity(load_definitions(epochs=6).recipe) == of["recipe"]
-    assert identity(load_definitions(max_lr=0.02).recipe) == of["learning rate a tenth"]
+    tenth = load_definitions(max_lr=0.02).recipe | BEFORE
+    assert identity(tenth) == of["learning rate a tenth"]
     others = {"augment": functools.partial(nb.random_affine, max_shift=1.0)}
     others |= {"make_net": functools.partial(nb.Net, dropout=0.3), "batch_size": 99}
+    others["margin"] = lambda epoch, epochs: 1
     for name, value in others.items():
         assert identity(nb.recipe | {name: value}) not in of.values(), name
 
@@ -145,6 +147,15 @@ def test_the_committed_runs_are_known(nb):
     runs = read_runs(ROOT / "S4" / "study" / "results.jsonl")
     mine = [run for run in runs if run["identity"] == identity(nb.recipe)]
     assert {run["variant"] for run in mine} == {"recipe"} and len(mine) >= 36
+
+
+def test_bent_pictures_move_smoothly_and_by_the_amount():
+    columns = torch.arange(28.0).expand(500, 1, 28, 28)  # each pixel's own place
+    chance = {"generator": torch.Generator().manual_seed(0)}
+    assert torch.allclose(bent(columns, lambda x, **_: x, 0.0, **chance), columns)
+    shifts = (bent(columns, lambda x, **_: x, 0.5, **chance) - columns)[..., 7:21, 7:21]
+    assert shifts.std() == pytest.approx(0.5, rel=0.3)
+    assert shifts.diff(dim=-1).std() < 0.3 * shifts.std()
 
 
 @pytest.mark.parametrize("name", VARIANTS)

@@ -3,6 +3,7 @@
 import math
 import re
 from functools import partial
+from itertools import groupby
 from types import SimpleNamespace
 
 import pytest
@@ -13,6 +14,7 @@ import torch
 def recipe(nb):
     """A short and plain one."""
     changes = {"epochs": 3, "batch_size": 64, "augment": None}
+    changes["margin"] = lambda epoch, epochs: 0
     return nb.recipe | changes
 
 
@@ -65,6 +67,40 @@ def test_the_pictures_of_a_seed_do_not_depend_on_the_network(nb, subset, recipe)
         rows_of(nb, subset, recipe | changes | {"epochs": 1})
     first, second = (torch.cat(batches) for batches in seen.values())
     assert len(first) == 512 and torch.equal(first, second)
+
+
+def test_early_epochs_train_on_the_middle_and_all_are_judged_on_whole_pictures(
+    nb, subset, recipe
+):
+    seen = []
+
+    def make_net():
+        def note(net, images):
+            seen.append((net.training, images[0]))
+
+        net = nb.Net(0.0)
+        net.register_forward_pre_hook(note)
+        return net
+
+    recipe |= {"make_net": make_net, "epochs": 2}
+    rows_of(nb, subset, recipe)
+    whole = seen[:]
+    rows_of(nb, subset, recipe | {"margin": lambda epoch, epochs: 2 * (epoch == 1)})
+    sizes = [(training, *image.shape[2:]) for training, image in seen]
+    assert set(sizes[: len(whole)]) == {(True, 28, 28), (False, 28, 28)}
+    assert [size for size, _ in groupby(sizes[len(whole) :])] == [
+        (True, 24, 24),
+        (False, 28, 28),
+        (True, 28, 28),
+        (False, 28, 28),
+    ]
+    assert torch.equal(seen[len(whole)][1], seen[0][1][..., 2:26, 2:26])
+
+
+def test_a_run_ends_on_whole_pictures(nb):
+    margins = [nb.margin(epoch, nb.epochs) for epoch in range(1, nb.epochs + 1)]
+    assert margins == 15 * [2] + 4 * [0]
+    assert [nb.margin(epochs, epochs) for epochs in range(1, 20)] == 19 * [0]
 
 
 def test_no_step_waits_for_the_device(nb, subset, recipe, monkeypatch):
