@@ -81,9 +81,9 @@ def middle_words(runs):
     row = compare(runs, REFERENCE).loc["recipe"]
     shift, low, high = (signed(row[f"loss{end}"], 4) for end in ("", "_low", "_high"))
     return (
-        f"In {row['pairs']:.0f} pairs of runs they change the "
-        f"validation loss by {shift} (95 % interval {low} to {high}) and the accuracy "
-        f"by {signed(row['accuracy'], 3)} points."
+        f"In {row['pairs']:.0f} pairs of runs, training on the middle first changes "
+        f"the validation loss by {shift} (95 % interval {low} to {high}) and the "
+        f"accuracy by {signed(row['accuracy'], 3)} points."
     )
 
 

@@ -65,7 +65,7 @@ def whole_pictures(epoch, epochs):
     return 0
 
 
-BEFORE = {"margin": whole_pictures}  # of all variants but the recipe
+BEFORE = {"margin": whole_pictures}  # in all groups but "recipe" and "far"
 
 
 def no_average(net, steps_per_epoch):
