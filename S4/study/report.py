@@ -279,10 +279,9 @@ def write_report(frame, folder):
         draw_early(short, folder / "figures" / "early.png")
     shown = {"frame": frame, "runs": runs, "recipes": recipes, "networks": networks}
     shown |= {"full": full, "sizes": sizes, "published": published, "search": search}
-    shown |= {"records": records}
     helpers = [summary, compare, signed, early_correlation, early_warning, seed_facts]
     shown |= {"variants": VARIANTS, "reference": REFERENCE, "broken": BROKEN}
-    shown |= {"warning": WARNING}
+    shown |= {"warning": WARNING, "records": records}
     shown |= {helper.__name__: helper for helper in helpers}
     source = (HERE / "report.md.jinja").read_text("utf-8")
     template = jinja2.Template(source, trim_blocks=True, lstrip_blocks=True)
