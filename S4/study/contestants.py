@@ -23,7 +23,7 @@ warnings.filterwarnings("ignore", "This DataLoader will create")
 
 
 def earlier_network(device):
-    """The network of November 2026: 18,778 parameters."""
+    """The network of 25 November 2026: 18,778 parameters."""
     layers, channels = [], [1, 8, 8, 16, 16, 16, 22, 22, 22]
     for number, shape in enumerate(pairwise(channels)):
         padding = 0 if number < 2 else 1

@@ -1,5 +1,6 @@
 """How the time of an epoch grows, and the study's throughput, beside the ideal.
 
+All with the recipe as it was before its savings of time, on whole pictures.
 Part of `python -m S4.study bench`.
 """
 
@@ -38,6 +39,7 @@ def measure(nb, repeats=3, limit=None):
     makers = {}
     for (name, value), changes in points.items():
         images = value if name == "training images" else limit
+        changes = {"make_net": nets[1]} | changes
         makers[name, value] = partial(make_ours, nb, images, **changes)
     times, _ = take_turns(makers, repeats, nb.device)
     work = {w: count_operations(make_net(), "cpu") for w, make_net in nets.items()}
@@ -62,7 +64,7 @@ def measure(nb, repeats=3, limit=None):
 
 def throughput(workers, repeats, limit):
     """Return how many runs of one epoch a study finishes in an hour."""
-    run = {"variant": "recipe", "epochs": 1, "split": "test", "train_limit": limit}
+    run = {"variant": "before", "epochs": 1, "split": "test", "train_limit": limit}
     with (
         tempfile.TemporaryDirectory() as folder,
         local_cluster(workers) as cluster,

@@ -26,7 +26,8 @@ class Variant:
     `parameters` replace values of the parameters cell; `make_net(nb)` makes the network
     from the notebook's definitions; `changes` replace other entries of the recipe.
     `wrap` makes the augmentation from the notebook's. `group` is the part of the report
-    that it belongs to: "recipe", "ablation", "size", "lean", "far" or "start".
+    that it belongs to: "recipe", "ablation", "size", "lean", "far" or "start"; all but
+    "recipe" and "far" change the recipe as it was *before*.
     `consideration` is the choice that it puts to the test.
     """
 
@@ -39,11 +40,14 @@ class Variant:
     group: str = "ablation"
 
     def load(self, notebook=None, **parameters):
-        """Return the notebook's definitions, and this variant's recipe."""
+        """Return the notebook's definitions, and this variant's recipe.
+
+        Networks are made from `recipe` of the definitions: that is changed, too.
+        """
         nb = load_definitions(notebook, **self.parameters, **parameters)
-        # Most were measured before the recipe's early epochs saw the middle only.
-        is_new = self.group in ("recipe", "far")
-        recipe = nb.recipe | ({} if is_new else BEFORE) | self.changes
+        if self.group not in ("recipe", "far"):
+            nb.recipe |= before(nb)
+        recipe = nb.recipe | self.changes
         if self.make_net:
             recipe["make_net"] = functools.partial(self.make_net, nb)
         if self.wrap:
@@ -65,7 +69,19 @@ def whole_pictures(epoch, epochs):
     return 0
 
 
-BEFORE = {"margin": whole_pictures}  # in all groups but "recipe" and "far"
+def before(nb):
+    """Return the entries of the recipe that were others when variants were measured.
+
+    BatchNorm in the first layer, too, and whole pictures in all epochs.
+    """
+
+    def add_batchnorm(make_net):
+        net = make_net()
+        net.block1 = nn.Sequential(*nb.conv3x3(1, 8, padding=0))
+        return net
+
+    make_net = functools.partial(add_batchnorm, nb.recipe["make_net"])
+    return {"margin": whole_pictures, "make_net": make_net}
 
 
 def no_average(net, steps_per_epoch):
@@ -390,7 +406,7 @@ STRONG = {"max_rotation": 12.0, "max_shift": 2.5, "max_scale": 0.12, "max_shear"
 
 VARIANTS = {
     "recipe": Variant("as it stands in the notebook", group="recipe"),
-    "before": Variant(whole_pictures.__doc__),
+    "before": Variant("BatchNorm in the first layer; all epochs see whole pictures"),
     "middle 24×24": network(middle_only),
     "fewer layers": resized("How many layers", [8, 12], [16, 20], [30, 30]),
     "more layers": resized("How many layers", [8, 8], [16] * 3, [16] * 5),

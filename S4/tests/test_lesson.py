@@ -73,8 +73,8 @@ def test_shuffling_hurts_the_convolutions_and_shifting_the_others(notebook):
     dense, shifted = measured["fully", "straight"]
     assert abs(dense - measured["fully", "shuffled"][0]) < 1
     assert measured["ours", "shuffled"][0] < dense < measured["ours", "straight"][0]
-    assert 30 < dense - shifted < 60  # the text says some 40 points
-    assert measured["ours", "straight"][0] - measured["ours", "straight"][1] < 1
+    assert 40 < dense - shifted < 60  # the text says over 40 points; ours, about one
+    assert measured["ours", "straight"][0] - measured["ours", "straight"][1] < 1.5
 
 
 def test_a_shift_moves_the_pixels(nb):

@@ -27,10 +27,11 @@ def test_only_the_lessons_layers_are_used(net):
     assert kernels == {(3, 3), (1, 1)}
 
 
-def test_batchnorm_and_relu_follow_every_convolution_but_the_last(nb, net):
+def test_relu_follows_all_but_the_prediction_and_batchnorm_all_but_the_first(nb, net):
     kinds = " ".join(row["kind"] for row in nb.layer_table(net))
-    first, *groups, last = kinds.split("Conv2d")
-    assert first == "" and last == " AdaptiveAvgPool2d" and len(groups) == 8
+    start, first, *groups, last = kinds.split("Conv2d")
+    assert start == "" and first == " ReLU "
+    assert last == " AdaptiveAvgPool2d" and len(groups) == 7
     for group in groups:
         assert group.replace(" MaxPool2d", "").startswith(" BatchNorm2d ReLU")
 

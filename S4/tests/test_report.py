@@ -155,7 +155,7 @@ def test_the_notebook_quotes_every_measurement(nb, frame, notebook):
     for name, measured in report.measured(runs).items():
         assert fill(text, name, measured) == text
     full = report.decision_runs(frame, nb.epochs)
-    assert fill(text, "middle", report.middle_words(full)) == text
+    assert fill(text, "savings", report.savings_words(full)) == text
     # Why one was not adopted and the other was, in the report.
     highest = compare(full, report.REFERENCE)["loss_high"]
     assert highest["recipe"] < 0.0010 < highest["middle 24×24"]
