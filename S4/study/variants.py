@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import pairwise
+from unittest import mock
 
 import torch
 import torch.nn.functional as F
@@ -91,20 +92,24 @@ def no_average(net, steps_per_epoch):
     )
 
 
-def bent(images, augment, amount, **chance):
-    """Return `augment(images)`, each bent by shifts that vary smoothly over it.
+def elastic(images, augment, amount, **chance):
+    """Return `augment(images)`, bent by shifts that vary smoothly over each picture.
 
     `amount` is their standard deviation in pixels, at 5×5 points; those between are
-    interpolated. As elastic distortions are (Simard et al., 2003), but coarser.
+    interpolated. As elastic distortions are (Simard et al., 2003), but coarser. The
+    grid that `augment` samples is bent: sampling a second time would blur.
     """
     count, _, *size = images.shape
     shifts = torch.randn(count, 2, 5, 5, device=images.device, **chance)
     shifts = F.interpolate(shifts, size, mode="bicubic", align_corners=True)
-    still = torch.eye(2, 3, device=images.device).expand(count, 2, 3)
-    grid = F.affine_grid(still, images.shape, align_corners=False)
-    grid = grid + 2 * amount / size[0] * shifts.movedim(1, 3)
-    options = {"padding_mode": "border", "align_corners": False}
-    return F.grid_sample(augment(images, **chance), grid, **options)
+    shifts = 2 * amount / size[0] * shifts.movedim(1, 3)
+    affine_grid = F.affine_grid
+
+    def bent_grid(*matrix_and_size, **options):
+        return affine_grid(*matrix_and_size, **options) + shifts
+
+    with mock.patch.object(F, "affine_grid", bent_grid):
+        return augment(images, **chance)
 
 
 # --- Network -------------------------------------------------------------------------
@@ -377,7 +382,7 @@ def lean(*blocks, layer=None, first_padding=0, **parameters):
 
 def bend(amount):
     """Return what bends the pictures of an augmentation, too."""
-    return lambda augment: functools.partial(bent, augment=augment, amount=amount)
+    return lambda augment: functools.partial(elastic, augment=augment, amount=amount)
 
 
 def lean_again(*channels):

@@ -15,7 +15,7 @@ from filelock import FileLock
 from S4.notebook_file import NOTEBOOK, load_definitions
 from S4.study.__main__ import as_seeds, main
 from S4.study.runs import append_run, read_runs, train_run
-from S4.study.variants import VARIANTS, Variant, before, bent, identity
+from S4.study.variants import VARIANTS, Variant, before, elastic, identity
 
 ROOT = NOTEBOOK.parents[1]
 RUN = {"identity": "abc", "seed": 1, "epochs": 2, "split": "test", "train_limit": None}
@@ -155,13 +155,17 @@ def test_the_committed_runs_are_known(nb):
     assert sum(run["identity"] == earlier for run in runs) >= 60
 
 
-def test_bent_pictures_move_smoothly_and_by_the_amount():
+def test_elastic_pictures_move_smoothly_and_by_the_amount(nb):
     columns = torch.arange(28.0).expand(500, 1, 28, 28)  # each pixel's own place
+    amounts = dict.fromkeys(("max_rotation", "max_shift", "max_scale", "max_shear"), 0)
+    augment = functools.partial(nb.random_affine, **amounts)
     chance = {"generator": torch.Generator().manual_seed(0)}
-    assert torch.allclose(bent(columns, lambda x, **_: x, 0.0, **chance), columns)
-    shifts = (bent(columns, lambda x, **_: x, 0.5, **chance) - columns)[..., 7:21, 7:21]
+    still = elastic(columns, augment, 0.0, **chance)
+    assert torch.allclose(still, columns, atol=1e-4)
+    shifts = (elastic(columns, augment, 0.5, **chance) - columns)[..., 7:21, 7:21]
     assert shifts.std() == pytest.approx(0.5, rel=0.3)
     assert shifts.diff(dim=-1).std() < 0.3 * shifts.std()
+    assert torch.allclose(augment(columns, **chance), columns, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", VARIANTS)
