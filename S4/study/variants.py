@@ -491,6 +491,13 @@ VARIANTS = {
         wrap=bend(0.5),
         group="far",
     ),
+    "shared, bent, whole pictures": Variant(
+        f"the same, and {whole_pictures.__doc__}",
+        make_net=shared,
+        changes={"margin": whole_pictures},
+        wrap=bend(0.5),
+        group="far",
+    ),
     "starting network": starting("as in the lesson, ReLU on the logits"),
     "starting network, no last ReLU": starting(
         "the same without that ReLU", relu_on_logits=False
