@@ -1,8 +1,8 @@
 """The evidence: variants of the notebook's recipe, each trained with several seeds.
 
     python -m S4.study run --variant recipe --seeds 1-20 --split test
-    python -m S4.study run --epochs 6        the ablations, validation split
-    python -m S4.study status --epochs 6     what of that is missing; how long it takes
+    python -m S4.study run --seeds 101-108   every decision, validation split
+    python -m S4.study status --seeds 101-108    what is missing; how long it takes
     python -m S4.study list                  the variants, in a line each
     python -m S4.study report                writes REPORT.md and its figures
     python -m S4.study bench                 how long it takes, beside others

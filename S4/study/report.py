@@ -1,6 +1,7 @@
 """What the runs show: the numbers and figures; report.md.jinja has words and tables."""
 
 import contextlib
+import json
 from pathlib import Path
 
 import jinja2
@@ -19,14 +20,15 @@ README = HERE.parents[1] / "README.md"
 SMALLEST = "lean, 4,784, separable"  # the smallest that README says to reach the target
 TARGET = 99.40
 EARLY = "How to tell early that it goes badly"
-FULL_EPOCHS = 19
-ABLATION_EPOCHS = 6  # of the runs behind the notebook's "Measured" column
-REFERENCE = "before"  # the variant that the others change
+EPOCHS = 19  # of the runs that are compared
+REFERENCE = "recipe"  # what the variants change
 OURS = "our recipe, narrower and wider"
 DESIGNS = {"recipe": OURS, "size": OURS}  # by group, as the figure of sizes names them
 DESIGNS |= {"lean": "made for few parameters", "far": "made for accuracy alone"}
 BROKEN = 99.0  # percent in the end; what ends below has gone badly
-WARNING = 3, 98.5  # a rule of thumb: after so many epochs, less than so many percent
+WARNING = 5, 95.0  # a rule of thumb: after so many epochs, less than so many percent
+CHOSE_WARNING = range(101, 105)  # the seeds whose runs it was made from
+CHOSE_RATES = 19, 20, 117, 118  # the seeds that chose among learning rates
 
 
 def load(runs, identities):
@@ -55,10 +57,25 @@ def full_test_runs(frame, variant="recipe"):
     return runs[runs["epochs"] == runs["epochs"].max()]
 
 
-def decision_runs(frame, epochs):
-    """Return the recipe's and the ablations' runs of that length, validation split."""
-    is_one = frame["group"].isin(["recipe", "ablation"]) & (frame["epochs"] == epochs)
-    return frame[is_one & (frame["split"] == "validation")]
+def decision_runs(frame, *others):
+    """Return the runs on the validation split, of full length.
+
+    They are those of the recipe, of its ablations, and of `others`; an ablation's runs
+    that chose its rate are left out, because choosing favours them.
+    """
+    is_one = (frame["group"] == "ablation") & ~frame["seed"].isin(CHOSE_RATES)
+    is_one |= frame["variant"].isin([REFERENCE, *others])
+    is_full = (frame["epochs"] == EPOCHS) & (frame["split"] == "validation")
+    return frame[is_one & is_full]
+
+
+def rate_runs(frame):
+    """Return the losses of the runs that chose learning rates, variants × seeds."""
+    kinds = {n.rpartition(" ")[0] for n, v in VARIANTS.items() if v.group == "rate"}
+    rated = frame["variant"].str.rpartition(" ")[0].isin(kinds)
+    looks = frame[rated & frame["seed"].isin(CHOSE_RATES) & (frame["epochs"] == EPOCHS)]
+    order = [name for name in VARIANTS if name in set(looks["variant"])]
+    return looks.pivot(index="variant", columns="seed", values="loss").reindex(order)
 
 
 def holds_from(accuracies):
@@ -77,13 +94,16 @@ def signed(number, digits=2):
 
 
 def savings_words(runs):
-    """Return what the two savings change, in words; `runs` have full length."""
-    row = compare(runs, REFERENCE).loc["recipe"]
+    """Return what the two savings change, in words; nothing without a pair of runs."""
+    shifts = compare(runs, "before")
+    if "recipe" not in shifts.index:
+        return ""
+    row = shifts.loc["recipe"]
     shift, low, high = (signed(row[f"loss{end}"], 4) for end in ("", "_low", "_high"))
     return (
-        f"In {row['pairs']:.0f} pairs of runs, saving both changes the validation "
-        f"loss by {shift} (95 % interval {low} to {high}) and the "
-        f"accuracy by {signed(row['accuracy'], 3)} points."
+        f"In {row['pairs']:.0f} pairs, saving both changes the validation loss by "
+        f"{shift} (95 % interval {low} to {high}), the accuracy by "
+        f"{signed(row['accuracy'], 3)} points."
     )
 
 
@@ -92,6 +112,18 @@ def early_correlation(runs, epoch):
     finished = runs.dropna(subset="accuracy")
     early = [accuracies[epoch - 1] for accuracies in finished["accuracies"]]
     return stats.spearmanr(early, finished["accuracy"]).statistic
+
+
+def gpu_words(runs):
+    """Return how long the notebook and the runs on its kind of GPU took, in words."""
+    alone = json.loads((HERE / "gpu.json").read_text("utf-8"))
+    beside = runs.loc[runs["device"] == alone["device"], "seconds"]
+    return (
+        f"An {alone['device']} (torch {alone['torch']}) took {alone['seconds']:.0f} s "
+        f"for seed {alone['seed']}, which ended at "
+        f"{alone['rows'][-1]['eval_accuracy']:.2f} %. Eighteen at a time, on 50,000 "
+        f"images, took {beside.median():.0f} s each (median)."
+    )
 
 
 def seed_facts(runs):
@@ -119,13 +151,13 @@ def lean_facts(runs):
 def early_warning(runs):
     """Return of broken and of good runs, as a dict of both: all, and those warned of.
 
-    `runs` have at least as many epochs as the rule of thumb takes. Left out are those
-    that failed: their loss says so itself.
+    Left out are the runs that the rule of thumb was made from, and those that failed:
+    their loss says so itself.
     """
     epoch, least = WARNING
-    finished = runs.dropna(subset="accuracy")
-    warned = finished["accuracies"].str[epoch - 1] < least
-    groups = warned.groupby(finished["broken"])
+    others = runs[~runs["seed"].isin(CHOSE_WARNING)].dropna(subset="accuracy")
+    warned = others["accuracies"].str[epoch - 1] < least
+    groups = warned.groupby(others["broken"])
     return {
         name: (groups.size().get(key, 0), groups.sum().get(key, 0))
         for name, key in (("broken", True), ("good", False))
@@ -135,11 +167,11 @@ def early_warning(runs):
 def early_words(runs):
     """Return what the first epochs tell about the last, in words."""
     good = runs[~runs["broken"]]
-    first, third = (signed(early_correlation(good, epoch)) for epoch in (1, 3))
+    first, fifth = (signed(early_correlation(good, epoch)) for epoch in (1, 5))
     counts = [f"{n} of {all_} {k}" for k, (all_, n) in early_warning(runs).items()]
     return (
-        f"rank correlation with the last epoch, good runs: {first} after epoch 1, "
-        f"{third} after 3; below {WARNING[1]} % after epoch {WARNING[0]}: "
+        f"good runs, rank correlation with the last epoch: {first} (epoch 1), "
+        f"{fifth} (5); below {WARNING[1]:g} % after epoch {WARNING[0]}: "
         f"{' and '.join(counts)} runs"
     )
 
@@ -147,8 +179,9 @@ def early_words(runs):
 def measured(runs):
     """Return {consideration: what its variants are worth}.
 
-    `runs` are of equal length. The difference in accuracy; bold where the loss differs,
-    corrected for the number of variants. Where the seeds differ by more than a point,
+    `runs` are of equal length. Bold, the difference in accuracy, where the loss
+    differs, corrected for the number of variants; else the largest difference in
+    accuracy that the 95 % interval allows. Where the seeds differ by more than a point,
     the accuracies themselves: a mean would tell of none of them.
     """
     found = {v.consideration: [] for v in VARIANTS.values() if v.consideration}
@@ -160,9 +193,11 @@ def measured(runs):
         elif last.max() - last.min() > 1:
             words = f"{name}: {', '.join(f'{x:.2f}' for x in sorted(last))} %"
         elif name in shifts.index:
-            words = signed(shifts.loc[name, "accuracy"])
-            is_sure = shifts.loc[name, "loss_p"] < 0.05
-            words = f"{name} **{words}**" if is_sure else f"{name} {words}"
+            row = shifts.loc[name]
+            most = max(-row["accuracy_low"], row["accuracy_high"])
+            is_sure = row["loss_p"] < 0.05
+            words = f"**{signed(row['accuracy'])}**" if is_sure else f"±{most:.2f}"
+            words = f"{name} {words}"
         else:
             continue
         if variant.consideration:
@@ -222,23 +257,33 @@ def draw_figures(runs, sizes, published, records, folder):
 
 
 def draw_decisions(shifts, path):
-    """Draw every variant's difference in loss and accuracy, sorted, with intervals."""
+    """Draw every variant's difference in loss and accuracy, sorted, with intervals.
+
+    What would not fit is drawn as an arrow at the edge, its value beside it.
+    """
     shifts = shifts.sort_values("loss", ascending=False)
     size = 9, 1.2 + 0.24 * len(shifts)
     axes = Figure(size, facecolor="white", layout="constrained").subplots(1, 2)
-    scales = {"loss": (0.002, "more loss is worse"), "accuracy": (0.1, "points")}
-    for axis, (key, (linear, unit)) in zip(axes, scales.items(), strict=True):
+    scales = {"loss": (-0.002, 0.009, "loss; worse →", 3)}
+    scales["accuracy"] = -0.25, 0.15, "accuracy, points; ← worse", 2
+    for axis, (key, scale) in zip(axes, scales.items(), strict=True):
+        least, most, label, digits = scale
         for place, row in enumerate(shifts.itertuples()):
-            low, high = getattr(row, f"{key}_low"), getattr(row, f"{key}_high")
-            is_sure = getattr(row, f"{key}_p") < 0.05
-            color = "tab:red" if is_sure else "tab:blue"
-            axis.plot([low, high], [place, place], color=color, linewidth=1)
-            axis.plot(getattr(row, key), place, "o", color=color, markersize=4)
+            value, is_sure = getattr(row, key), getattr(row, f"{key}_p") < 0.05
+            color = {"color": "tab:red" if is_sure else "tab:blue"}
+            if least < value < most:
+                ends = getattr(row, f"{key}_low"), getattr(row, f"{key}_high")
+                axis.plot(ends, [place, place], linewidth=1, **color)
+                axis.plot(value, place, "o", markersize=4, **color)
+            else:
+                edge, side = (least, "left") if value < least else (most, "right")
+                axis.plot(edge, place, "<" if side == "left" else ">", **color)
+                text = f"   {signed(value, digits)}   "
+                axis.text(edge, place, text, ha=side, va="center", fontsize=8, **color)
         axis.axvline(0, color="black", linewidth=0.8)
-        axis.set_xscale("symlog", linthresh=linear)
-        axis.set(xlabel=f"difference in {key} ({unit})", yticks=range(len(shifts)))
-        axis.set_yticklabels(shifts.index if key == "loss" else [], fontsize=8)
-        axis.tick_params(axis="x", labelsize=7, rotation=45)
+        axis.set(xlabel=f"difference in {label}", xlim=(least, most))
+        axis.set_yticks(range(len(shifts)), shifts.index if key == "loss" else [])
+        axis.tick_params(labelsize=8)
         axis.grid(alpha=0.3)
     axes[0].figure.savefig(path, dpi=110)
 
@@ -273,15 +318,17 @@ def write_report(frame, folder):
     (folder / "figures").mkdir(exist_ok=True)
     if len(finished := recipes.dropna(subset="accuracy")):
         draw_figures(finished, sizes, published, records, folder / "figures")
-    short = decision_runs(frame, ABLATION_EPOCHS)
-    if len(shifts := compare(short, REFERENCE)):
+    decisions = decision_runs(frame)
+    if len(shifts := compare(decisions, REFERENCE)):
         draw_decisions(shifts, folder / "figures" / "decisions.png")
-        draw_early(short, folder / "figures" / "early.png")
+        draw_early(decisions, folder / "figures" / "early.png")
     shown = {"frame": frame, "runs": runs, "recipes": recipes, "networks": networks}
     shown |= {"full": full, "sizes": sizes, "published": published, "search": search}
+    savings = savings_words(decision_runs(frame, "before"))
+    shown |= {"decisions": decisions, "shifts": shifts, "savings": savings}
     helpers = [summary, compare, signed, early_correlation, early_warning, seed_facts]
-    shown |= {"variants": VARIANTS, "reference": REFERENCE, "broken": BROKEN}
-    shown |= {"warning": WARNING, "records": records}
+    shown |= {"variants": VARIANTS, "broken": BROKEN}
+    shown |= {"warning": WARNING, "records": records, "rates": rate_runs(frame)}
     shown |= {helper.__name__: helper for helper in helpers}
     source = (HERE / "report.md.jinja").read_text("utf-8")
     template = jinja2.Template(source, trim_blocks=True, lstrip_blocks=True)
@@ -299,11 +346,12 @@ def renew(runs):
     cell = tagged(notebook, "seeds")
     cell.source = fill(cell.source, "seeds", seeds)
     cell = tagged(notebook, "considerations")
-    for name, text in measured(decision_runs(frame, ABLATION_EPOCHS)).items():
+    for name, text in measured(decision_runs(frame)).items():
         cell.source = fill(cell.source, name, text)
-    full = decision_runs(frame, FULL_EPOCHS)
-    cell.source = fill(cell.source, "savings", savings_words(full))
+    words = savings_words(decision_runs(frame, "before"))
+    cell.source = fill(cell.source, "savings", words)
     readme = fill(readme, "seeds", seeds)
+    readme = fill(readme, "gpu", gpu_words(decision_runs(frame)))
     if len(smallest):
         lean = facts_table(lean_facts(smallest), "few parameters")
         readme = fill(readme, "lean", lean)

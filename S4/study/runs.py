@@ -79,7 +79,9 @@ def train_run(variant, notebook, run, data_dir):
     if run.get("identity", identity(recipe)) != identity(recipe):
         raise RuntimeError("This worker has older code: start it again.")
     data = nb.split_data(data_dir, run["split"], run["train_limit"])
-    net = recipe["make_net"]()
+    net, precision = recipe["make_net"](), "float32"
+    if nb.device.type == "cuda" and torch.cuda.get_device_capability() >= (8, 0):
+        precision += ", convolutions in TF32"  # PyTorch's default, where there is TF32
     try:
         for row, _ in nb.train(*data, run["seed"], recipe):
             history.append({k: float(f"{value:.6g}") for k, value in row.items()})
@@ -93,7 +95,7 @@ def train_run(variant, notebook, run, data_dir):
         "seconds": round(sum(row["seconds"] for row in history), 1),
         "device": nb.device_name,
         "threads": torch.get_num_threads(),
-        "precision": "float32",
+        "precision": precision,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "torchvision": torchvision.__version__,

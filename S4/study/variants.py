@@ -15,7 +15,6 @@ from unittest import mock
 import torch
 import torch.nn.functional as F
 from torch import nn, optim
-from torchvision.transforms import CenterCrop
 
 from ..notebook_file import load_definitions
 
@@ -27,8 +26,9 @@ class Variant:
     `parameters` replace values of the parameters cell; `make_net(nb)` makes the network
     from the notebook's definitions; `changes` replace other entries of the recipe.
     `wrap` makes the augmentation from the notebook's. `group` is the part of the report
-    that it belongs to: "recipe", "ablation", "size", "lean", "far" or "start"; all but
-    "recipe" and "far" change the recipe as it was *before*.
+    that it belongs to: "recipe", "ablation", "rate" (a look at which one is best),
+    "simpler" (several choices dropped at once), "size", "lean", "far" or "start";
+    sizes, lean ones and starts were measured when the recipe was as *before*.
     `consideration` is the choice that it puts to the test.
     """
 
@@ -46,7 +46,7 @@ class Variant:
         Networks are made from `recipe` of the definitions: that is changed, too.
         """
         nb = load_definitions(notebook, **self.parameters, **parameters)
-        if self.group not in ("recipe", "far"):
+        if self.group in ("size", "lean", "start"):
             nb.recipe |= before(nb)
         recipe = nb.recipe | self.changes
         if self.make_net:
@@ -65,13 +65,20 @@ def constant_rate(net, total_steps):
     return optimizer, optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
 
 
+def constant(net, total_steps, rate):
+    """The recipe's SGD at one rate from the first step to the last."""
+    sgd = {"momentum": 0.9, "nesterov": True, "weight_decay": 1e-4}
+    optimizer = optim.SGD(net.parameters(), rate, **sgd)
+    return optimizer, optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
+
+
 def whole_pictures(epoch, epochs):
     """all epochs see whole pictures"""
     return 0
 
 
 def before(nb):
-    """Return the entries of the recipe that were others when variants were measured.
+    """Return the entries of the recipe that were others when sizes were measured.
 
     BatchNorm in the first layer, too, and whole pictures in all epochs.
     """
@@ -149,20 +156,27 @@ def changed(change, nb):
     return net
 
 
-def middle_only(net):
-    """the outermost two rows and columns are cut off"""
-    net.block1.insert(0, CenterCrop(24))
-
-
 def no_batchnorm(net):
     """biases in its place"""
     replace(net, nn.BatchNorm2d, lambda layer: nn.Identity())
     replace(net, nn.Conv2d, functools.partial(conv_like, bias=True))
 
 
-def no_first_batchnorm(net):
-    """a bias in its place"""
-    net.block1 = nn.Sequential(conv_like(net.block1[0], bias=True), nn.ReLU())
+def no_batchnorm_he(net):
+    """biases in its place, and He initialisation"""
+    no_batchnorm(net)
+    for layer in net.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+            nn.init.zeros_(layer.bias)
+    net.initialisation = "He"  # for the identity, which does not see the weights
+
+
+def first_batchnorm(net):
+    """and no bias there"""
+    net.block1 = nn.Sequential(
+        conv_like(net.block1[0], bias=False), nn.BatchNorm2d(8), nn.ReLU()
+    )
 
 
 def batchnorm_on_logits(net):
@@ -186,7 +200,17 @@ def maxpool_earlier(net):
     """in the 1st and the 4th convolution's layer"""
     block1, transition1, block2, transition2, _ = convolutions(net)
     for block, transition in ((block1, transition1), (block2, transition2)):
-        block.insert(len(block) - 2, transition[1])
+        kinds = [type(layer) for layer in block]
+        last = max(n for n, kind in enumerate(kinds) if kind is nn.Conv2d)
+        block.insert(last + 1, transition[1])
+        transition[1] = nn.Identity()
+
+
+def maxpool_later(net):
+    """in the 3rd and the 6th convolution's layer"""
+    _, transition1, block2, transition2, block3 = convolutions(net)
+    for transition, block in ((transition1, block2), (transition2, block3)):
+        block.insert(1, transition[1])
         transition[1] = nn.Identity()
 
 
@@ -208,7 +232,7 @@ def squeezing_transitions(net):
 
 def first_5x5(net):
     """for the first 3×3"""
-    net.block1[0] = conv_like(net.block1[0], kernel_size=5, padding=1, bias=False)
+    net.block1[0] = conv_like(net.block1[0], kernel_size=5, padding=1, bias=True)
 
 
 def large_kernel(net):
@@ -217,19 +241,35 @@ def large_kernel(net):
     net.gap = nn.Identity()
 
 
-def fully_connected_head(net):
-    """all features of the last maps to 10"""
-    features = net.prediction.in_channels * map_size(net) ** 2
-    net.prediction = nn.Sequential(nn.Flatten(), nn.Linear(features, 10))
-    net.gap = nn.Identity()
+def pointwise_end(net, kernel_size, channels):
+    """Make block 3 of 1×1 convolutions, but for the kernel of the first."""
+    layers, in_channels = [], net.block3[0].in_channels
+    for size in (kernel_size, 1, 1):
+        options = {"kernel_size": size, "padding": size // 2, "bias": False}
+        layers += [nn.Conv2d(in_channels, channels, **options)]
+        layers += [nn.BatchNorm2d(channels), nn.ReLU()]
+        in_channels = channels
+    net.block3 = nn.Sequential(*layers, net.block3[-1])
+    net.prediction = nn.Conv2d(channels, 10, kernel_size=1)
 
 
-def short_receptive_field(net):
-    """1×1 kernels in block 3 from its 2nd layer on"""
-    for number, layer in enumerate(net.block3):
-        if isinstance(layer, nn.Conv2d) and number > 0:
-            channels = layer.in_channels, layer.out_channels
-            net.block3[number] = nn.Conv2d(*channels, kernel_size=1, bias=False)
+def field_28(net):
+    """sees 28 pixels, not 44: 1×1 kernels after the 6th convolution, 48 channels"""
+    pointwise_end(net, 3, 48)
+
+
+def field_16(net):
+    """sees 16 pixels, not 44: 1×1 kernels after the 4th convolution, 77 channels"""
+    pointwise_end(net, 1, 77)
+    net.transition2[0] = conv_like(
+        net.transition2[0], kernel_size=1, padding=0, bias=False
+    )
+
+
+def dropout2d(net):
+    """Dropout2d 0.02 after every layer: it drops whole channels"""
+    replace(net, nn.ReLU, lambda relu: nn.Sequential(relu, nn.Dropout2d(0.02)))
+    replace(net, nn.Dropout, lambda dropout: nn.Identity())
 
 
 class RawPixels(nn.Module):
@@ -260,6 +300,13 @@ def separable(in_channels, out_channels, *pooling, padding=1, relu_between=True)
 one_relu = functools.partial(separable, relu_between=False)
 
 
+def first_layer(net, channels, padding):
+    """A first layer like that of `net`, as a list: with a bias or with BatchNorm."""
+    bias = net.block1[0].bias is not None
+    conv = conv_like(net.block1[0], out_channels=channels, padding=padding, bias=bias)
+    return [conv, *([] if bias else [nn.BatchNorm2d(channels)]), nn.ReLU()]
+
+
 def build(blocks, nb, first_padding=0, layer=None):
     """The notebook's network with other convolutions.
 
@@ -275,8 +322,11 @@ def build(blocks, nb, first_padding=0, layer=None):
             is_transition = number == len(block) and block is not blocks[-1]
             pooling = [nn.MaxPool2d(2)] if is_transition else []
             padding = first_padding if block is blocks[0] else 1
-            make = layer if layer and in_channels > 1 else nb.conv3x3
-            layers += make(in_channels, out_channels, *pooling, padding=padding)
+            if in_channels == 1:
+                layers += first_layer(net, out_channels, padding)
+            else:
+                make = layer or nb.conv3x3
+                layers += make(in_channels, out_channels, *pooling, padding=padding)
             in_channels = out_channels
     net.block1 = nn.Sequential(*layers, net.block3[-1])
     for name in ("transition1", "block2", "transition2", "block3"):
@@ -348,15 +398,32 @@ class StartingNetwork(nn.Module):
 # --- All of them ---------------------------------------------------------------------
 
 
-def numbers(description, consideration, **parameters):
+def numbers(consideration, **parameters):
     """A variant of which only numbers of the parameters cell differ."""
+    description = "; ".join(f"{key} {value}" for key, value in parameters.items())
     return Variant(description, consideration, parameters)
 
 
-def network(change, consideration=None):
+def network(change, consideration=None, **parameters):
     """A variant whose network is the notebook's after `change(net)`."""
     make_net = functools.partial(changed, change)
-    return Variant(change.__doc__, consideration, make_net=make_net)
+    words = [change.__doc__, *(f"{key} {value}" for key, value in parameters.items())]
+    return Variant("; ".join(words), consideration, parameters, make_net)
+
+
+def one_rate(rate, consideration):
+    """A variant that trains at one learning rate throughout."""
+    make_optimizer = functools.partial(constant, rate=rate)
+    changes = {"make_optimizer": make_optimizer}
+    return Variant(f"{rate} in every step", consideration, changes=changes)
+
+
+def best_of(name, make, rates, best):
+    """Return a variant for each rate, as a dict; all but the `best` are only looks."""
+    variants = {f"{name} {rate}": make(rate) for rate in rates}
+    for rate in set(rates) - {best}:
+        variants[f"{name} {rate}"].group = "rate"
+    return variants
 
 
 def resized(consideration, *blocks, group="ablation", parameters=None, **options):
@@ -401,9 +468,9 @@ def starting(description, **options):
     return Variant(description, None, {}, make_net, changes, group="start")
 
 
-SAME_RATE = "max_lr stays"
 RATE, SIZE, DROPOUT = "Learning rate", "Batch size", "Dropout"
 LAST_BATCHNORM = "BatchNorm's distance from the prediction"
+POSITION = "Position of MaxPooling"
 LAST_MAXPOOL = "MaxPooling's distance from the prediction"
 FEW = [6, 6], [8] * 3, [10] * 3
 MILD = {"max_rotation": 5.0, "max_shift": 1.5, "max_scale": 0.06, "max_shear": 2.0}
@@ -411,50 +478,82 @@ STRONG = {"max_rotation": 12.0, "max_shift": 2.5, "max_scale": 0.12, "max_shear"
 
 VARIANTS = {
     "recipe": Variant("as it stands in the notebook", group="recipe"),
-    "before": Variant("BatchNorm in the first layer; all epochs see whole pictures"),
-    "middle 24×24": network(middle_only),
+    "before": Variant(
+        "BatchNorm in the first layer; all epochs see whole pictures", group="size"
+    ),
     "fewer layers": resized("How many layers", [8, 12], [16, 20], [30, 30]),
     "more layers": resized("How many layers", [8, 8], [16] * 3, [16] * 5),
     "strided convolutions": network(strided_convolutions, "MaxPooling"),
-    "fully connected head": network(fully_connected_head, "1×1 convolutions"),
     "5×5 first layer": network(first_5x5, "3×3 convolutions"),
-    "receptive field cut short": network(short_receptive_field, "Receptive field"),
-    "learning rate a tenth": numbers("max_lr 0.02", RATE, max_lr=0.02),
-    "learning rate ten times": numbers("max_lr 2.0", RATE, max_lr=2.0),
-    "constant learning rate": Variant(
-        constant_rate.__doc__, RATE, changes={"make_optimizer": constant_rate}
+    "receptive field 28": network(field_28, "Receptive field"),
+    "receptive field 16": network(field_16, "Receptive field"),
+    "learning rate a tenth": numbers(RATE, max_lr=0.02),
+    "learning rate ten times": numbers(RATE, max_lr=2.0),
+    **best_of(
+        "constant rate",
+        functools.partial(one_rate, consideration=RATE),
+        [0.02, 0.05, 0.1, 0.2],
+        best=0.05,
     ),
     "kernels kept constant": resized(
         "Kernels, and how many", [17] * 2, [17] * 3, [17] * 3
     ),
-    "wider first block": resized(None, [8, 12], [16] * 3, [22] * 3),
     "no BatchNorm": network(no_batchnorm, "BatchNorm"),
-    "no BatchNorm in the first layer": network(no_first_batchnorm),
+    **best_of(
+        "no BatchNorm, He,",
+        lambda rate: network(no_batchnorm_he, "BatchNorm", max_lr=rate),
+        [0.02, 0.05, 0.1, 0.2, 0.4],
+        best=0.05,
+    ),
+    "BatchNorm in the first layer": network(first_batchnorm),
     "no normalisation": Variant(
         "pixels from 0 to 1 as they are", "Image normalisation", make_net=RawPixels
     ),
-    "MaxPool one layer earlier": network(maxpool_earlier, "Position of MaxPooling"),
+    "MaxPool one layer earlier": network(maxpool_earlier, POSITION),
+    "MaxPool one layer later": network(maxpool_later, POSITION),
     "1×1 transitions": network(squeezing_transitions, "Transition layers"),
-    "no dropout": numbers("dropout 0", DROPOUT, dropout=0.0),
-    "dropout 0.1": numbers("dropout 0.1", DROPOUT, dropout=0.1),
-    "dropout 0.25": numbers("dropout 0.25", DROPOUT, dropout=0.25),
+    "no dropout": numbers(DROPOUT, dropout=0.0),
+    "dropout 0.1": numbers(DROPOUT, dropout=0.1),
+    "dropout 0.25": numbers(DROPOUT, dropout=0.25),
+    "Dropout2d in every layer": network(dropout2d, DROPOUT),
     "MaxPool before the prediction": network(maxpool_last, LAST_MAXPOOL),
     "BatchNorm on the logits": network(batchnorm_on_logits, LAST_BATCHNORM),
     "ReLU on the logits": network(relu_on_logits, LAST_BATCHNORM),
-    "large kernel for GAP": network(large_kernel, "When to stop convolving"),
-    "batch size 32": numbers(SAME_RATE, SIZE, batch_size=32),
-    "batch size 32, scaled": numbers("max_lr 0.05", SIZE, batch_size=32, max_lr=0.05),
-    "batch size 512": numbers(SAME_RATE, SIZE, batch_size=512),
-    "batch size 512, scaled": numbers("max_lr 0.8", SIZE, batch_size=512, max_lr=0.8),
-    "batch size 2048": numbers(SAME_RATE, SIZE, batch_size=2048),
-    "batch size 2048, scaled": numbers("max_lr 3.2", SIZE, batch_size=2048, max_lr=3.2),
+    "large kernel for GAP": Variant(  # it fits maps of one size only
+        f"{large_kernel.__doc__}; {whole_pictures.__doc__}",
+        "When to stop convolving",
+        make_net=functools.partial(changed, large_kernel),
+        changes={"margin": whole_pictures},
+    ),
+    **best_of(
+        "batch 32, rate",
+        lambda rate: numbers(SIZE, batch_size=32, max_lr=rate),
+        [0.05, 0.1, 0.2],
+        best=0.1,
+    ),
+    **best_of(
+        "batch 512, rate",
+        lambda rate: numbers(SIZE, batch_size=512, max_lr=rate),
+        [0.2, 0.4, 0.8],
+        best=0.4,
+    ),
     "no augmentation": Variant(
         "images as they are", "Augmentation (etc)", changes={"augment": None}
+    ),
+    "no weight decay": numbers("Weight decay, momentum (etc)", weight_decay=0.0),
+    "whole pictures always": Variant(
+        whole_pictures.__doc__, changes={"margin": whole_pictures}
     ),
     "no averaging": Variant(
         no_average.__doc__,
         "Averaged weights (etc)",
         changes={"make_average": no_average},
+    ),
+    "simpler": Variant(
+        "0.05 in every step, and pixels from 0 to 1 as they are",
+        make_net=RawPixels,
+        changes={"make_optimizer": functools.partial(constant, rate=0.05)},
+        group="simpler",
     ),
     # The same design, narrower and wider.
     "a quarter as wide": resized(None, [3, 3], [4] * 3, [6] * 3, group="size"),
@@ -508,9 +607,9 @@ VARIANTS = {
 def identity(recipe):
     """Return a short hash of what a recipe trains, and how, whatever it is called.
 
-    It stands for the network as a function, its optimizer and schedule, augmentation,
-    averaging, batch size and precision; not for the number of epochs, nor for the
-    version of torch.
+    It stands for the network as a function (and its `initialisation`, if that is not
+    PyTorch's), its optimizer and schedule, augmentation, averaging, batch size and
+    precision; not for the number of epochs, nor for the version of torch.
     """
     net, calls = recipe["make_net"]().double().eval(), []
 
@@ -548,4 +647,6 @@ def identity(recipe):
     margins = [recipe["margin"](epoch, 19) for epoch in range(1, 20)]
     if any(margins):  # runs from before there was one keep their identity
         described.append(margins)
+    if hasattr(net, "initialisation"):
+        described.append(net.initialisation)
     return hashlib.sha256(json.dumps(described, default=spell).encode()).hexdigest()[:8]

@@ -152,7 +152,7 @@ def test_the_numbers_in_the_text_are_those_of_the_network(nb, prose):
         f"| {', '.join(map(str, widths))}; `Net`",
         f"turns the last {last} maps into ten",
         f"from {last} maps to 10",
-        f"break the limit: {work['parameters'] + 10 * last * (size**2 - 1):,}",
+        f"breaks the limit ({work['parameters'] + 10 * last * (size**2 - 1):,} ",
         f"{rows['prediction']['receptive_field']} pixels at the prediction",
         f"layers would see {1 + 2 * (len(convolutions) - 1)} pixels",
         f"| {nb.dropout}, once; `block3`",

@@ -136,7 +136,8 @@ def test_identity_is_what_is_trained_whatever_its_name_and_length(nb):
     assert len(set(of.values())) == len(of)
     assert identity(load_definitions(epochs=6).recipe) == of["recipe"]
     tenth = load_definitions(max_lr=0.02)
-    assert identity(tenth.recipe | before(tenth)) == of["learning rate a tenth"]
+    assert identity(tenth.recipe) == of["learning rate a tenth"]
+    assert identity(nb.recipe | before(nb)) == of["before"]
     # Before, it was the network that the benchmark keeps.
     nets = VARIANTS["before"].load()[1]["make_net"](), earlier_network("cpu")
     shapes = [[weight.shape for weight in net.parameters()] for net in nets]
