@@ -88,8 +88,10 @@ def missing(options):
 def status(options):
     """Print what `run` would still have to train, and how long that may take."""
     runs, paces = missing(options), {}
+    is_cpu = VARIANTS["recipe"].load()[0].device.type == "cpu"
     for done in read_runs(options.results):
-        if done["history"] and done["train_limit"] is None:
+        is_alike = done["device"].startswith("CPU") == is_cpu
+        if done["history"] and done["train_limit"] is None and is_alike:
             pace = done["seconds"] / len(done["history"])  # of an epoch
             paces.setdefault(done["identity"], []).append(pace)
     for name, count in Counter(run["variant"] for run in runs).items():

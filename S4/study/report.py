@@ -60,20 +60,26 @@ def full_test_runs(frame, variant="recipe"):
 def decision_runs(frame, *others):
     """Return the runs on the validation split, of full length.
 
-    They are those of the recipe, of its ablations, and of `others`; an ablation's runs
-    that chose its rate are left out, because choosing favours them.
+    They are those of the recipe, of its ablations, and of `others`; runs that chose an
+    ablation's rate are left out, because choosing favours them.
     """
-    is_one = (frame["group"] == "ablation") & ~frame["seed"].isin(CHOSE_RATES)
+    is_one = (frame["group"] == "ablation") & ~is_look(frame)
     is_one |= frame["variant"].isin([REFERENCE, *others])
     is_full = (frame["epochs"] == EPOCHS) & (frame["split"] == "validation")
     return frame[is_one & is_full]
 
 
+def is_look(frame):
+    """Return which runs chose among learning rates, as a series of booleans."""
+    kinds = {n.rpartition(" ")[0] for n, v in VARIANTS.items() if v.group == "rate"}
+    is_rated = frame["variant"].str.rpartition(" ")[0].isin(kinds)
+    is_full = (frame["epochs"] == EPOCHS) & (frame["split"] == "validation")
+    return is_rated & is_full & frame["seed"].isin(CHOSE_RATES)
+
+
 def rate_runs(frame):
     """Return the losses of the runs that chose learning rates, variants × seeds."""
-    kinds = {n.rpartition(" ")[0] for n, v in VARIANTS.items() if v.group == "rate"}
-    rated = frame["variant"].str.rpartition(" ")[0].isin(kinds)
-    looks = frame[rated & frame["seed"].isin(CHOSE_RATES) & (frame["epochs"] == EPOCHS)]
+    looks = frame[is_look(frame)]
     order = [name for name in VARIANTS if name in set(looks["variant"])]
     return looks.pivot(index="variant", columns="seed", values="loss").reindex(order)
 
@@ -101,7 +107,7 @@ def savings_words(runs):
     row = shifts.loc["recipe"]
     shift, low, high = (signed(row[f"loss{end}"], 4) for end in ("", "_low", "_high"))
     return (
-        f"In {row['pairs']:.0f} pairs, saving both changes the validation loss by "
+        f"In {row['pairs']:.0f} pairs, leaving out both changed the validation loss by "
         f"{shift} (95 % interval {low} to {high}), the accuracy by "
         f"{signed(row['accuracy'], 3)} points."
     )
@@ -115,14 +121,17 @@ def early_correlation(runs, epoch):
 
 
 def gpu_words(runs):
-    """Return how long the notebook and the runs on its kind of GPU took, in words."""
-    alone = json.loads((HERE / "gpu.json").read_text("utf-8"))
-    beside = runs.loc[runs["device"] == alone["device"], "seconds"]
+    """Return how long the notebook, and its recipe in the study, took on a GPU."""
+    record = json.loads((HERE / "gpu.json").read_text("utf-8"))
+    alone = record["alone"]
+    is_there = (runs["device"] == alone["device"]) & (runs["variant"] == REFERENCE)
+    beside = runs.loc[is_there, "seconds"]
     return (
         f"An {alone['device']} (torch {alone['torch']}) took {alone['seconds']:.0f} s "
         f"for seed {alone['seed']}, which ended at "
-        f"{alone['rows'][-1]['eval_accuracy']:.2f} %. Eighteen at a time, on 50,000 "
-        f"images, took {beside.median():.0f} s each (median)."
+        f"{alone['rows'][-1]['eval_accuracy']:.2f} %. In the study, with "
+        f"{record['at_once']} runs there at a time and 50,000 images to train on, one "
+        f"took {beside.median():.0f} s (median)."
     )
 
 

@@ -66,7 +66,7 @@ def constant_rate(net, total_steps):
 
 
 def constant(net, total_steps, rate):
-    """The recipe's SGD at one rate from the first step to the last."""
+    """SGD like the recipe's, at one rate from the first step to the last."""
     sgd = {"momentum": 0.9, "nesterov": True, "weight_decay": 1e-4}
     optimizer = optim.SGD(net.parameters(), rate, **sgd)
     return optimizer, optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)

@@ -191,7 +191,9 @@ def test_status_tells_what_is_missing_and_how_long_it_takes(
     done = RUN | {"identity": identity(nb.recipe), "split": "validation"}
     history = [{"eval_accuracy": 99.0}] * nb.epochs
     done |= {"epochs": nb.epochs, "history": history, "seconds": 100.0 * nb.epochs}
+    done["device"] = "CPU (x86_64, 1 threads)"
     append_run(done, results)
+    append_run(done | {"seed": 99, "seconds": 1.0, "device": "a quick GPU"}, results)
     asked = ["--seeds", "1-37", "--workers", "2", "--results", str(results)]
     monkeypatch.setattr(sys, "argv", ["", "status", "--variant", "recipe", *asked])
     main()
