@@ -99,17 +99,17 @@ def signed(number, digits=2):
     return text.replace("-", "−") if float(text) else text[1:]
 
 
-def savings_words(runs):
-    """Return what the two savings change, in words; nothing without a pair of runs."""
-    shifts = compare(runs, "before")
-    if "recipe" not in shifts.index:
+def shift_words(runs, variant, reference):
+    """Return how a variant differs from another, in words; nothing without a pair."""
+    shifts = compare(runs, reference)
+    if variant not in shifts.index:
         return ""
-    row = shifts.loc["recipe"]
+    row = shifts.loc[variant]
     shift, low, high = (signed(row[f"loss{end}"], 4) for end in ("", "_low", "_high"))
     return (
-        f"In {row['pairs']:.0f} pairs, leaving out both changed the validation loss by "
-        f"{shift} (95 % interval {low} to {high}), the accuracy by "
-        f"{signed(row['accuracy'], 3)} points."
+        f"In {row['pairs']:.0f} pairs, the validation loss differed by {shift} (95 % "
+        f"interval {low} to {high}), the accuracy by {signed(row['accuracy'], 3)} "
+        "points."
     )
 
 
@@ -333,7 +333,7 @@ def write_report(frame, folder):
         draw_early(decisions, folder / "figures" / "early.png")
     shown = {"frame": frame, "runs": runs, "recipes": recipes, "networks": networks}
     shown |= {"full": full, "sizes": sizes, "published": published, "search": search}
-    savings = savings_words(decision_runs(frame, "before"))
+    savings = shift_words(decision_runs(frame, "before"), REFERENCE, "before")
     shown |= {"decisions": decisions, "shifts": shifts, "savings": savings}
     helpers = [summary, compare, signed, early_correlation, early_warning, seed_facts]
     shown |= {"variants": VARIANTS, "broken": BROKEN}
@@ -357,7 +357,7 @@ def renew(runs):
     cell = tagged(notebook, "considerations")
     for name, text in measured(decision_runs(frame)).items():
         cell.source = fill(cell.source, name, text)
-    words = savings_words(decision_runs(frame, "before"))
+    words = shift_words(decision_runs(frame, "before"), REFERENCE, "before")
     cell.source = fill(cell.source, "savings", words)
     readme = fill(readme, "seeds", seeds)
     readme = fill(readme, "gpu", gpu_words(decision_runs(frame)))

@@ -438,18 +438,31 @@ LEAN = {"batch_size": 64, "max_lr": 0.1, "weight_decay": 0.0, "dropout": 0.0}
 LEAN |= {"max_rotation": 8.0, "max_shift": 2.0, "max_scale": 0.08, "max_shear": 4.0}
 
 
-def lean(*blocks, layer=None, first_padding=0, **parameters):
-    """A network of few channels, in the lean training but for `parameters`."""
-    options = {"layer": layer, "first_padding": first_padding, "group": "lean"}
-    variant = resized(None, *blocks, parameters=LEAN | parameters, **options)
-    changes = [f"{key} {value}" for key, value in parameters.items()]
-    variant.description = "; ".join([variant.description, *changes])
-    return variant
-
-
 def bend(amount):
     """Return what bends the pictures of an augmentation, too."""
     return lambda augment: functools.partial(elastic, augment=augment, amount=amount)
+
+
+def smooth(make_net, nb):
+    """The network that `make_net` makes, with SiLU for ReLU."""
+    net = make_net(nb)
+    replace(net, nn.ReLU, lambda relu: nn.SiLU(inplace=True))
+    return net
+
+
+def lean(*blocks, layer=None, first_padding=0, bent=0.0, silu=False, **parameters):
+    """A network of few channels, in the lean training but for what is named."""
+    options = {"layer": layer, "first_padding": first_padding, "group": "lean"}
+    variant = resized(None, *blocks, parameters=LEAN | parameters, **options)
+    changes = [f"{key} {value}" for key, value in parameters.items()]
+    if bent:
+        variant.wrap = bend(bent)
+        changes.append(f"bent by {bent} pixels")
+    if silu:
+        variant.make_net = functools.partial(smooth, variant.make_net)
+        changes.append("SiLU")
+    variant.description = "; ".join([variant.description, *changes])
+    return variant
 
 
 def lean_again(*channels):
@@ -575,6 +588,10 @@ VARIANTS = {
     "lean, 3,498, separable": lean([8] * 2, [16] * 3, [20] * 3, layer=separable),
     "lean, 3,420, separable, one ReLU": lean(
         [10] * 2, [16] * 3, [20] * 3, layer=one_relu
+    ),
+    "lean, 3,420, bent": lean([10] * 2, [16] * 3, [20] * 3, layer=one_relu, bent=0.3),
+    "lean, 3,420, bent, SiLU": lean(
+        [10] * 2, [16] * 3, [20] * 3, layer=one_relu, bent=0.3, silu=True
     ),
     "lean, 3,492, separable, one ReLU": lean(
         [8] * 2, [14] * 3, [19] * 4, layer=one_relu

@@ -188,7 +188,7 @@ def test_the_notebook_quotes_every_measurement(nb, frame, notebook):
     for name, measured in report.measured(runs).items():
         assert fill(text, name, measured) == text
     both = report.decision_runs(frame, "before")
-    assert fill(text, "savings", report.savings_words(both)) == text
+    assert fill(text, "savings", report.shift_words(both, "recipe", "before")) == text
     assert compare(both, "before").loc["recipe", "loss_high"] < 0.0010
     assert nb.epochs == report.EPOCHS
 
