@@ -335,6 +335,8 @@ def write_report(frame, folder):
     shown |= {"full": full, "sizes": sizes, "published": published, "search": search}
     savings = shift_words(decision_runs(frame, "before"), REFERENCE, "before")
     shown |= {"decisions": decisions, "shifts": shifts, "savings": savings}
+    both = decision_runs(frame, "simpler")
+    shown |= {"dropped": shift_words(both, "simpler", REFERENCE)}
     helpers = [summary, compare, signed, early_correlation, early_warning, seed_facts]
     shown |= {"variants": VARIANTS, "broken": BROKEN}
     shown |= {"warning": WARNING, "records": records, "rates": rate_runs(frame)}

@@ -221,6 +221,15 @@ def test_what_the_text_says_beside_the_measurements(frame, prose):
     assert (len(broken), broken.sum()) == (8, 3)
 
 
+def test_simpler_is_not_worse(frame):
+    """By more than 0.0005; the report says so of 16 pairs."""
+    runs = report.decision_runs(frame, "simpler")
+    row = compare(runs, report.REFERENCE).loc["simpler"]
+    assert row["pairs"] == 16 and row["loss"] < 0.0005
+    words = report.shift_words(runs, "simpler", report.REFERENCE)
+    assert words in (STUDY / "REPORT.md").read_text("utf-8")
+
+
 def test_the_rates_are_those_that_were_best(frame):
     rates = report.rate_runs(frame)
     for kind in ("constant rate", "no BatchNorm, He,", "batch 32", "batch 512"):
