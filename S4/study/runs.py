@@ -113,7 +113,9 @@ def local_cluster(workers):
     # Ctrl-C is for this process; the workers inherit that they ignore it.
     interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
     options = {"threads_per_worker": 1, "memory_limit": MEMORY_LIMIT // workers}
-    options |= {"dashboard_address": None, "silence_logs": logging.ERROR}
+    # Errors of runs are told by their futures; a worker that ends may lament a closed
+    # connection.
+    options |= {"dashboard_address": None, "silence_logs": logging.CRITICAL}
     cluster = LocalCluster(n_workers=workers, **options)
     signal.signal(signal.SIGINT, interrupt)
     return cluster
