@@ -91,8 +91,9 @@ def status(options):
     is_cpu = VARIANTS["recipe"].load()[0].device.type == "cpu"
     for done in read_runs(options.results):
         is_alike = done["device"].startswith("CPU") == is_cpu
-        if done["history"] and done["train_limit"] is None and is_alike:
-            pace = done["seconds"] / len(done["history"])  # of an epoch
+        epochs = len(done["history"]["eval_loss"])
+        if epochs and done["train_limit"] is None and is_alike:
+            pace = done["seconds"] / epochs
             paces.setdefault(done["identity"], []).append(pace)
     for name, count in Counter(run["variant"] for run in runs).items():
         print(f"{name:<34} {count} missing")

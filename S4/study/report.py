@@ -42,9 +42,9 @@ def load(runs, identities):
     rows = [run | {"trained_as": run["variant"]} for run in whole]
     for row in rows:
         row["variant"] = names.get(row["identity"])  # None: of another recipe
-        row["accuracies"] = [epoch["eval_accuracy"] for epoch in row["history"]]
+        row["accuracies"] = row["history"]["eval_accuracy"]
         row["accuracy"] = None if row["failed"] else row["accuracies"][-1]
-        row["loss"] = None if row["failed"] else row["history"][-1]["eval_loss"]
+        row["loss"] = None if row["failed"] else row["history"]["eval_loss"][-1]
     frame = pd.DataFrame(rows).astype({"accuracy": float, "loss": float})
     groups = {name: variant.group for name, variant in VARIANTS.items()}
     broken = frame["accuracy"] < BROKEN

@@ -21,6 +21,7 @@ from ..notebook_file import NOTEBOOK, read_notebook
 from .variants import VARIANTS, identity
 
 NEEDED = 1.5 * 2**30  # bytes that one training takes, its data included
+KEPT = "train_loss", "train_accuracy", "eval_loss", "eval_accuracy"  # of each epoch
 SAME = "identity", "seed", "epochs", "split", "train_limit"  # two runs if one differs
 
 
@@ -62,7 +63,8 @@ def append_run(run, path):
                 torn.write(last + b"\n")
             file.truncate(len(before + newline))
             end = b""
-        file.write(end + json.dumps(run).encode() + b"\n")
+        line = json.dumps(run, separators=(",", ":"))
+        file.write(end + line.encode() + b"\n")
         file.flush()
         os.fsync(file.fileno())
 
@@ -70,11 +72,12 @@ def append_run(run, path):
 def train_run(variant, notebook, run, data_dir):
     """Train one variant of `notebook` and return `run` with its result, fit for JSON.
 
-    `run` has seed, epochs, split and train_limit. A loss that is not finite is a result
+    `run` has seed, epochs, split and train_limit; its history is a list for each of
+    `KEPT`, a number for each epoch. A loss that is not finite is a result
     too: `failed` then says what happened.
     """
     torch.set_num_threads(1)  # as many runs as cores share them best
-    history, failed = [], None
+    history, seconds, failed = {key: [] for key in KEPT}, 0.0, None
     nb, recipe = variant.load(notebook, epochs=run["epochs"])
     if run.get("identity", identity(recipe)) != identity(recipe):
         raise RuntimeError("This worker has older code: start it again.")
@@ -84,7 +87,9 @@ def train_run(variant, notebook, run, data_dir):
         precision += ", convolutions in TF32"  # PyTorch's default, where there is TF32
     try:
         for row, _ in nb.train(*data, run["seed"], recipe):
-            history.append({k: float(f"{value:.6g}") for k, value in row.items()})
+            seconds += row["seconds"]
+            for key, values in history.items():
+                values.append(float(f"{row[key]:.6g}"))
     except FloatingPointError as error:
         failed = str(error)
     return {
@@ -92,7 +97,7 @@ def train_run(variant, notebook, run, data_dir):
         "parameters": sum(weight.numel() for weight in net.parameters()),
         "failed": failed,
         "history": history,
-        "seconds": round(sum(row["seconds"] for row in history), 1),
+        "seconds": round(seconds, 1),
         "device": nb.device_name,
         "threads": torch.get_num_threads(),
         "precision": precision,

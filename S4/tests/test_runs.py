@@ -79,7 +79,9 @@ def test_two_variants_on_a_cluster_reached_by_its_address(cluster, results, data
     runs = read_runs(results)
     found = {(run["variant"], run["seed"]) for run in runs}
     assert found == {(v, seed) for v in ("recipe", "no dropout") for seed in (1, 2)}
-    assert all(len(run["history"]) == 2 and not run["failed"] for run in runs)
+    assert all(
+        len(run["history"]["eval_loss"]) == 2 and not run["failed"] for run in runs
+    )
     again = study(results, data_dir, *options)
     assert "4 of 4 runs are done already" in again.communicate()[0]
     assert again.returncode == 0
@@ -121,13 +123,13 @@ def test_a_run_is_the_notebooks_own(nb, data_dir):
     data = nb.split_data(data_dir, "validation", 256)
     ((row, net),) = nb.train(*data, 1, nb.recipe | {"epochs": 1})
     for key in ("train_loss", "eval_loss", "eval_accuracy"):
-        assert run["history"][0][key] == pytest.approx(row[key], rel=1e-4)
+        assert run["history"][key][0] == pytest.approx(row[key], rel=1e-4)
     assert run["parameters"] == sum(weight.numel() for weight in net.parameters())
 
 
 def test_a_loss_that_is_not_finite_is_recorded(data_dir):
     run = train(Variant("far too high", parameters={"max_lr": 1e30}), data_dir)
-    assert "lower max_lr" in run["failed"] and run["history"] == []
+    assert "lower max_lr" in run["failed"] and not any(run["history"].values())
     assert json.loads(json.dumps(run)) == run
 
 
@@ -189,7 +191,7 @@ def test_status_tells_what_is_missing_and_how_long_it_takes(
     nb, results, capsys, monkeypatch
 ):
     done = RUN | {"identity": identity(nb.recipe), "split": "validation"}
-    history = [{"eval_accuracy": 99.0}] * nb.epochs
+    history = {"eval_loss": [0.02] * nb.epochs}
     done |= {"epochs": nb.epochs, "history": history, "seconds": 100.0 * nb.epochs}
     done["device"] = "CPU (x86_64, 1 threads)"
     append_run(done, results)
