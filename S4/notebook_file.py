@@ -81,7 +81,9 @@ class OwnKernel(AsyncKernelManager):
         OwnKernel.running = self
         if self.has_trait("transport_encryption"):
             self.transport_encryption = "auto"  # else ipykernel warns of plain text
-        await super().start_kernel(**options)
+        # Interrupted between two cells, it would say so in its own words.
+        quiet = [*options.pop("extra_arguments", []), "--log-level=50"]
+        await super().start_kernel(extra_arguments=quiet, **options)
 
 
 def own_environment(folder):

@@ -72,8 +72,8 @@ def append_run(run, path):
 def train_run(variant, notebook, run, data_dir):
     """Train one variant of `notebook` and return `run` with its result, fit for JSON.
 
-    `run` has seed, epochs, split and train_limit; its history is a list for each of
-    `KEPT`, a number for each epoch. A loss that is not finite is a result
+    `run` has seed, epochs, split and train_limit. The result's `history` has a list for
+    each of `KEPT`, with a number for each epoch. A loss that is not finite is a result,
     too: `failed` then says what happened.
     """
     torch.set_num_threads(1)  # as many runs as cores share them best

