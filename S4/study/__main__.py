@@ -32,7 +32,7 @@ from .variants import VARIANTS, identity
 RESULTS = report.HERE / "results.jsonl"
 WORKERS = max(1, min(CPU_COUNT, int(MEMORY_LIMIT / NEEDED)))
 # Sizes and the lesson's starting network are asked for by name: they take long.
-ABLATION = [n for n, v in VARIANTS.items() if v.group in ("recipe", "ablation")]
+ABLATION = [n for n, v in VARIANTS.items() if v.group in ("reference", "ablation")]
 
 
 def as_seeds(text):

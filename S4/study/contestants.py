@@ -53,11 +53,14 @@ def random_affine(images):
 class Earlier:
     """The notebook's network and training as they were in November 2026.
 
-    Float32; `train_data` and `eval_data` are (images, labels) on the device.
+    `train_data` and `eval_data` are (images, labels) on the device; pixels are float32
+    from 0 to 1.
     """
 
     def __init__(self, train_data, eval_data):
-        self.train_data, self.eval_data = train_data, eval_data
+        data = train_data, eval_data
+        data = [((images - MEAN) / STD, labels) for images, labels in data]
+        self.train_data, self.eval_data = data
         self.net = earlier_network(train_data[0].device)
         steps = -(-len(train_data[1]) // 128)
         self.optimizer = optim.SGD(self.net.parameters(), 0.2, fused=True, **MOMENTUM)
@@ -167,7 +170,7 @@ class Flax:
     """The network of Flax's MNIST tutorial, compiled by JAX; its optimizer and batch.
 
     Timed where flax and optax are installed. The images lie in memory. `train_data`
-    and `eval_data` are (images, labels) as torch tensors.
+    and `eval_data` are (images, labels) as torch tensors, pixels from 0 to 1.
     """
 
     def __init__(self, train_data, eval_data, batch_size=32):

@@ -1,6 +1,6 @@
 """How the time of an epoch grows, and the study's throughput, beside the ideal.
 
-All with the recipe as it was before its savings of time, on whole pictures.
+All with the network as it was before the savings of time, on whole pictures.
 Part of `python -m S4.study bench`.
 """
 

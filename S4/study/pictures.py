@@ -306,7 +306,7 @@ def measure(nb, net, data_dir, count, first_seed=0):
     `count` pictures of each kind, with seeds of their own from `first_seed` on.
     """
     images, labels = nb.split_data(data_dir, "test")[0]
-    images = (images[:, 0] * nb.STD + nb.MEAN).clamp(0, 1).cpu().numpy()
+    images = images[:, 0].cpu().numpy()
     groups = {"clean": CLEAN, "faulty": FAULTY, "together": TOGETHER}
     groups["not a digit"] = NOT_A_DIGIT
     found = []

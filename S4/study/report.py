@@ -18,10 +18,11 @@ from .variants import VARIANTS, identity
 HERE = Path(__file__).resolve().parent
 README = HERE.parents[1] / "README.md"
 SMALLEST = "lean, 3,420, bent, SiLU"  # that README says to reach the target
+LEAST = "lean, 2,028, shared, SiLU"  # that README tells of beside it
 TARGET = 99.40
 EARLY = "How to tell early that it goes badly"
 EPOCHS = 19  # of the runs that are compared
-REFERENCE = "recipe"  # what the variants change
+REFERENCE = "before simplifying"  # what the variants change
 OURS = "our recipe, narrower and wider"
 DESIGNS = {"recipe": OURS, "size": OURS}  # by group, as the figure of sizes names them
 DESIGNS |= {"lean": "made for few parameters", "far": "made for accuracy alone"}
@@ -29,6 +30,7 @@ BROKEN = 99.0  # percent in the end; what ends below has gone badly
 WARNING = 5, 95.0  # a rule of thumb: after so many epochs, less than so many percent
 CHOSE_WARNING = range(101, 105)  # the seeds whose runs it was made from
 CHOSE_RATES = 19, 20, 117, 118  # the seeds that chose among learning rates
+CHOSE_SILU = 5, 6, 7  # the seeds that spoke for SiLU
 
 
 def load(runs, identities):
@@ -43,6 +45,7 @@ def load(runs, identities):
     for row in rows:
         row["variant"] = names.get(row["identity"])  # None: of another recipe
         row["accuracies"] = row["history"]["eval_accuracy"]
+        row["misread"] = row.get("misread")  # earlier runs do not tell
         row["accuracy"] = None if row["failed"] else row["accuracies"][-1]
         row["loss"] = None if row["failed"] else row["history"]["eval_loss"][-1]
     frame = pd.DataFrame(rows).astype({"accuracy": float, "loss": float})
@@ -60,8 +63,8 @@ def full_test_runs(frame, variant="recipe"):
 def decision_runs(frame, *others):
     """Return the runs on the validation split, of full length.
 
-    They are those of the recipe, of its ablations, and of `others`; runs that chose an
-    ablation's rate are left out, because choosing favours them.
+    They are those of the reference, of the ablations, and of `others`; runs that chose
+    an ablation's rate are left out, because choosing favours them.
     """
     is_one = (frame["group"] == "ablation") & ~is_look(frame)
     is_one |= frame["variant"].isin([REFERENCE, *others])
@@ -113,6 +116,18 @@ def shift_words(runs, variant, reference):
     )
 
 
+def choices(frame):
+    """Return what the recipe's last choices are worth, in words, as a dict.
+
+    They were made one after the other, so each is compared with what was before it.
+    """
+    savings = shift_words(decision_runs(frame, "before"), REFERENCE, "before")
+    simplified = shift_words(decision_runs(frame, "recipe"), "recipe", REFERENCE)
+    runs = decision_runs(frame, "recipe", "SiLU")
+    silu = shift_words(runs[~runs["seed"].isin(CHOSE_SILU)], "SiLU", "recipe")
+    return {"savings": savings, "simplified": simplified, "SiLU": silu}
+
+
 def early_correlation(runs, epoch):
     """Return Spearman's correlation of the accuracies after `epoch` and the last."""
     finished = runs.dropna(subset="accuracy")
@@ -127,11 +142,11 @@ def gpu_words(runs):
     is_there = (runs["device"] == alone["device"]) & (runs["variant"] == REFERENCE)
     beside = runs.loc[is_there, "seconds"]
     return (
-        f"An {alone['device']} (torch {alone['torch']}) took {alone['seconds']:.0f} s "
-        f"for seed {alone['seed']}, which ended at "
-        f"{alone['rows'][-1]['eval_accuracy']:.2f} %. In the study, with "
-        f"{record['at_once']} runs there at a time and 50,000 images to train on, one "
-        f"took {beside.median():.0f} s (median)."
+        f"Before the recipe was simplified, an {alone['device']} (torch "
+        f"{alone['torch']}) took {alone['seconds']:.0f} s for seed {alone['seed']}, "
+        f"which ended at {alone['rows'][-1]['eval_accuracy']:.2f} %. In the study, "
+        f"with {record['at_once']} runs there at a time and 50,000 images to train on, "
+        f"one took {beside.median():.0f} s (median)."
     )
 
 
@@ -152,9 +167,30 @@ def seed_facts(runs):
     }
 
 
-def lean_facts(runs):
-    """Return the figures of the smallest network's runs, as a dict."""
-    return {"parameters": f"{runs['parameters'].iloc[0]:,}", **seed_facts(runs)}
+def hard_images(runs):
+    """Return how many images any, most and all of the runs misread, in words."""
+    told = runs["misread"].dropna()
+    if not len(told):
+        return ""
+    counts = told.explode().value_counts()
+    most, always = (counts > len(told) / 2).sum(), (counts == len(told)).sum()
+    return (
+        f"Together these {len(told)} networks misread {len(counts)} images: {most} of "
+        f"them by more than half of the networks, {always} by all."
+    )
+
+
+def lean_tables(frame):
+    """Return the tables of the networks of few parameters that README tells of."""
+    found = {}
+    for name, variant, title in (
+        ("lean", SMALLEST, "few parameters"),
+        ("least", LEAST, "fewer still"),
+    ):
+        if len(runs := full_test_runs(frame, variant)):
+            parameters = {"parameters": f"{runs['parameters'].iloc[0]:,}"}
+            found[name] = facts_table(parameters | seed_facts(runs), title)
+    return found
 
 
 def early_warning(runs):
@@ -333,12 +369,17 @@ def write_report(frame, folder):
         draw_early(decisions, folder / "figures" / "early.png")
     shown = {"frame": frame, "runs": runs, "recipes": recipes, "networks": networks}
     shown |= {"full": full, "sizes": sizes, "published": published, "search": search}
-    savings = shift_words(decision_runs(frame, "before"), REFERENCE, "before")
-    shown |= {"decisions": decisions, "shifts": shifts, "savings": savings}
-    both = decision_runs(frame, "simpler")
-    shown |= {"dropped": shift_words(both, "simpler", REFERENCE)}
-    helpers = [summary, compare, signed, early_correlation, early_warning, seed_facts]
-    shown |= {"variants": VARIANTS, "broken": BROKEN}
+    shown |= {"decisions": decisions, "shifts": shifts, "choices": choices(frame)}
+    helpers = [
+        hard_images,
+        summary,
+        compare,
+        signed,
+        early_correlation,
+        early_warning,
+        seed_facts,
+    ]
+    shown |= {"variants": VARIANTS, "broken": BROKEN, "reference": REFERENCE}
     shown |= {"warning": WARNING, "records": records, "rates": rate_runs(frame)}
     shown |= {helper.__name__: helper for helper in helpers}
     source = (HERE / "report.md.jinja").read_text("utf-8")
@@ -351,7 +392,6 @@ def renew(runs):
     identities = {name: identity(v.load()[1]) for name, v in VARIANTS.items()}
     frame = load(runs, identities)
     write_report(frame, HERE)
-    smallest = full_test_runs(frame, SMALLEST)
     seeds = facts_table(seed_facts(full_test_runs(frame)), "many seeds")
     notebook, readme = read_notebook(), README.read_text("utf-8")
     cell = tagged(notebook, "seeds")
@@ -359,12 +399,11 @@ def renew(runs):
     cell = tagged(notebook, "considerations")
     for name, text in measured(decision_runs(frame)).items():
         cell.source = fill(cell.source, name, text)
-    words = shift_words(decision_runs(frame, "before"), REFERENCE, "before")
-    cell.source = fill(cell.source, "savings", words)
+    for name, words in choices(frame).items():
+        cell.source = fill(cell.source, name, words)
     readme = fill(readme, "seeds", seeds)
     readme = fill(readme, "gpu", gpu_words(decision_runs(frame)))
-    if len(smallest):
-        lean = facts_table(lean_facts(smallest), "few parameters")
-        readme = fill(readme, "lean", lean)
+    for name, table in lean_tables(frame).items():
+        readme = fill(readme, name, table)
     nbformat.write(notebook, NOTEBOOK)
     README.write_text(readme, "utf-8", newline="\n")

@@ -10,6 +10,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+import cpuinfo
 import dask
 import torch
 import torchvision
@@ -73,11 +74,13 @@ def train_run(variant, notebook, run, data_dir):
     """Train one variant of `notebook` and return `run` with its result, fit for JSON.
 
     `run` has seed, epochs, split and train_limit. The result's `history` has a list for
-    each of `KEPT`, with a number for each epoch. A loss that is not finite is a result,
-    too: `failed` then says what happened.
+    each of `KEPT`, with a number for each epoch; `misread` numbers the judged images
+    that it gets wrong in the end. A loss that is not finite is a result, too: `failed`
+    then says what happened.
     """
     torch.set_num_threads(1)  # as many runs as cores share them best
     history, seconds, failed = {key: [] for key in KEPT}, 0.0, None
+    misread = None
     nb, recipe = variant.load(notebook, epochs=run["epochs"])
     if run.get("identity", identity(recipe)) != identity(recipe):
         raise RuntimeError("This worker has older code: start it again.")
@@ -86,10 +89,13 @@ def train_run(variant, notebook, run, data_dir):
     if nb.device.type == "cuda" and torch.cuda.get_device_capability() >= (8, 0):
         precision += ", convolutions in TF32"  # PyTorch's default, where there is TF32
     try:
-        for row, _ in nb.train(*data, run["seed"], recipe):
+        for row, judged in nb.train(*data, run["seed"], recipe):
+            net = judged
             seconds += row["seconds"]
             for key, values in history.items():
                 values.append(float(f"{row[key]:.6g}"))
+        predicted = nb.predict_batches(net, data[1][0]).argmax(dim=1)
+        misread = (predicted != data[1][1]).nonzero().squeeze(1).tolist()
     except FloatingPointError as error:
         failed = str(error)
     return {
@@ -97,8 +103,10 @@ def train_run(variant, notebook, run, data_dir):
         "parameters": sum(weight.numel() for weight in net.parameters()),
         "failed": failed,
         "history": history,
+        "misread": misread,
         "seconds": round(seconds, 1),
         "device": nb.device_name,
+        "processor": cpuinfo.get_cpu_info().get("brand_raw", "unknown"),
         "threads": torch.get_num_threads(),
         "precision": precision,
         "python": platform.python_version(),

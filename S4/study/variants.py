@@ -1,7 +1,9 @@
 """The variants of the study: each is the notebook's recipe but for what is named here.
 
 A variant changes numbers of the parameters cell, makes another network, or replaces an
-entry of the recipe. Everything else is the notebook's own.
+entry of the recipe. Everything else is the notebook's own. The decisions were measured
+before the recipe was simplified, the sizes still earlier: their variants begin with
+what stood in the recipe then.
 """
 
 import functools
@@ -18,6 +20,8 @@ from torch import nn, optim
 
 from ..notebook_file import load_definitions
 
+MEAN, STD = 0.1307, 0.3081  # of the training images' pixels, from 0 to 1
+
 
 @dataclass
 class Variant:
@@ -26,10 +30,10 @@ class Variant:
     `parameters` replace values of the parameters cell; `make_net(nb)` makes the network
     from the notebook's definitions; `changes` replace other entries of the recipe.
     `wrap` makes the augmentation from the notebook's. `group` is the part of the report
-    that it belongs to: "recipe", "ablation", "rate" (a look at which one is best),
-    "simpler" (several choices dropped at once), "size", "lean", "far" or "start";
-    sizes, lean ones and starts were measured when the recipe was as *before*.
-    `consideration` is the choice that it puts to the test.
+    that it belongs to: "recipe", "present" (a change to it as it is), "reference" (as
+    it was before it was simplified), "ablation", "rate" (a look at which one is best)
+    or "far" (changes to the reference), "size", "lean" or "start" (changes to it as it
+    was still earlier, *before*). `consideration` is the choice that is put to the test.
     """
 
     description: str
@@ -43,9 +47,15 @@ class Variant:
     def load(self, notebook=None, **parameters):
         """Return the notebook's definitions, and this variant's recipe.
 
-        Networks are made from `recipe` of the definitions: that is changed, too.
+        Networks are made from `recipe` of the definitions: that is changed, too. What
+        the recipe was when the group was measured comes back first; `learning_rate` is
+        the cycle's peak then.
         """
-        nb = load_definitions(notebook, **self.parameters, **parameters)
+        is_earlier = self.group not in ("recipe", "present")
+        peak = {"learning_rate": 0.2} if is_earlier else {}
+        nb = load_definitions(notebook, **peak | self.parameters | parameters)
+        if is_earlier:
+            nb.recipe |= before_simplifying(nb)
         if self.group in ("size", "lean", "start"):
             nb.recipe |= before(nb)
         recipe = nb.recipe | self.changes
@@ -62,8 +72,34 @@ class Variant:
 def constant(net, total_steps, rate, nesterov=True, weight_decay=1e-4):
     """SGD like the recipe's, but for what is named, at one rate in all steps."""
     sgd = {"momentum": 0.9, "nesterov": nesterov, "weight_decay": weight_decay}
-    optimizer = optim.SGD(net.parameters(), rate, **sgd)
-    return optimizer, optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
+    return optim.SGD(net.parameters(), rate, **sgd)
+
+
+def one_cycle(net, total_steps, make_optimizer):
+    """An optimizer whose rate rises for a fifth of the run, then falls to nearly 0."""
+    optimizer = make_optimizer(net, total_steps)
+    cycle = {"pct_start": 0.2, "anneal_strategy": "linear", "cycle_momentum": False}
+    peak = optimizer.defaults["lr"]
+    steps = max(total_steps, 10)  # it cannot warm up in a single step
+    schedule = optim.lr_scheduler.OneCycleLR(optimizer, peak, steps, **cycle)
+    optimizer.register_step_post_hook(lambda *_: schedule.step())
+    return optimizer
+
+
+def normalised(make_net):
+    """The network that `make_net` makes, which normalises its pixels first."""
+    net = make_net()
+    net.register_forward_pre_hook(lambda _, inputs: (inputs[0] - MEAN) / STD)
+    return net
+
+
+def before_simplifying(nb):
+    """the rate rises to 0.2 and falls to nearly 0, and pixels are normalised"""
+    make_optimizer, make_net = nb.recipe["make_optimizer"], nb.recipe["make_net"]
+    return {
+        "make_optimizer": functools.partial(one_cycle, make_optimizer=make_optimizer),
+        "make_net": functools.partial(normalised, make_net),
+    }
 
 
 def whole_pictures(epoch, epochs):
@@ -148,6 +184,11 @@ def changed(change, nb):
     net = nb.recipe["make_net"]()
     change(net)
     return net
+
+
+def silu(net):
+    """SiLU in the place of ReLU"""
+    replace(net, nn.ReLU, lambda relu: nn.SiLU(inplace=True))
 
 
 def no_batchnorm(net):
@@ -266,15 +307,9 @@ def dropout2d(net):
     replace(net, nn.Dropout, lambda dropout: nn.Identity())
 
 
-class RawPixels(nn.Module):
-    """The notebook's network behind a layer that undoes the normalisation."""
-
-    def __init__(self, nb):
-        super().__init__()
-        self.mean, self.std, self.net = nb.MEAN, nb.STD, nb.recipe["make_net"]()
-
-    def forward(self, images):
-        return self.net(images * self.std + self.mean)
+def raw_pixels(nb):
+    """pixels from 0 to 1 as they are"""
+    return nb.Net(nb.dropout)
 
 
 def separable(in_channels, out_channels, *pooling, padding=1, relu_between=True):
@@ -386,23 +421,29 @@ class StartingNetwork(nn.Module):
         self.layers = nn.Sequential(*layers, nn.Conv2d(1024, 10, 3), last)
 
     def forward(self, images):
+        images = (images - MEAN) / STD
         return F.log_softmax(self.layers(images).flatten(1), dim=1)
 
 
 # --- All of them ---------------------------------------------------------------------
 
 
+def in_words(parameters):
+    """Return a phrase for each of them; a rate is the peak of a cycle."""
+    names = {"learning_rate": "peak rate"}
+    return [f"{names.get(key, key)} {value}" for key, value in parameters.items()]
+
+
 def numbers(consideration, **parameters):
     """A variant of which only numbers of the parameters cell differ."""
-    description = "; ".join(f"{key} {value}" for key, value in parameters.items())
-    return Variant(description, consideration, parameters)
+    return Variant("; ".join(in_words(parameters)), consideration, parameters)
 
 
-def network(change, consideration=None, **parameters):
+def network(change, consideration=None, group="ablation", **parameters):
     """A variant whose network is the notebook's after `change(net)`."""
     make_net = functools.partial(changed, change)
-    words = [change.__doc__, *(f"{key} {value}" for key, value in parameters.items())]
-    return Variant("; ".join(words), consideration, parameters, make_net)
+    words = [change.__doc__, *in_words(parameters)]
+    return Variant("; ".join(words), consideration, parameters, make_net, group=group)
 
 
 def one_rate(rate, consideration):
@@ -428,7 +469,7 @@ def resized(consideration, *blocks, group="ablation", parameters=None, **options
 
 
 # So small a network underfits: it gets more updates and less to hold it back.
-LEAN = {"batch_size": 64, "max_lr": 0.1, "weight_decay": 0.0, "dropout": 0.0}
+LEAN = {"batch_size": 64, "learning_rate": 0.1, "weight_decay": 0.0, "dropout": 0.0}
 LEAN |= {"max_rotation": 8.0, "max_shift": 2.0, "max_scale": 0.08, "max_shear": 4.0}
 
 
@@ -437,33 +478,36 @@ def bend(amount):
     return lambda augment: functools.partial(elastic, augment=augment, amount=amount)
 
 
-def smooth(make_net, nb):
-    """The network that `make_net` makes, with SiLU in the place of ReLU."""
+def with_silu(make_net, nb):
+    """The network that `make_net` makes, with SiLU."""
     net = make_net(nb)
-    replace(net, nn.ReLU, lambda relu: nn.SiLU(inplace=True))
+    silu(net)
     return net
 
 
-def lean(*blocks, layer=None, first_padding=0, bent=0.0, silu=False, **parameters):
+def lean(*blocks, layer=None, first_padding=0, bent=0.0, has_silu=False, **parameters):
     """A network of few channels, in the lean training but for what is named."""
     options = {"layer": layer, "first_padding": first_padding, "group": "lean"}
     variant = resized(None, *blocks, parameters=LEAN | parameters, **options)
-    changes = [f"{key} {value}" for key, value in parameters.items()]
+    changes = in_words(parameters)
     if bent:
         variant.wrap = bend(bent)
         changes.append(f"bent by {bent} pixels")
-    if silu:
-        variant.make_net = functools.partial(smooth, variant.make_net)
+    if has_silu:
+        variant.make_net = functools.partial(with_silu, variant.make_net)
         changes.append("SiLU")
     variant.description = "; ".join([variant.description, *changes])
     return variant
 
 
-def lean_again(*channels):
+def lean_again(*channels, has_silu=False):
     """A network that uses its convolutions again, bent pictures, the lean training."""
     words = "{0}, {0} | {1}, {1} twice | {2}, {2} three times; bent by 0.3 pixels"
     make_net = functools.partial(lean_shared, channels)
     description = words.format(*channels)
+    if has_silu:
+        make_net = functools.partial(with_silu, make_net)
+        description += "; SiLU"
     return Variant(description, None, LEAN, make_net, wrap=bend(0.3), group="lean")
 
 
@@ -487,6 +531,8 @@ STRONG = {"max_rotation": 12.0, "max_shift": 2.5, "max_scale": 0.12, "max_shear"
 
 VARIANTS = {
     "recipe": Variant("as it stands in the notebook", group="recipe"),
+    "SiLU": network(silu, group="present"),
+    "before simplifying": Variant(before_simplifying.__doc__, group="reference"),
     "before": Variant(
         "BatchNorm in the first layer; all epochs see whole pictures", group="size"
     ),
@@ -496,8 +542,8 @@ VARIANTS = {
     "5×5 first layer": network(first_5x5, "3×3 convolutions"),
     "receptive field 28": network(field_28, "Receptive field"),
     "receptive field 16": network(field_16, "Receptive field"),
-    "learning rate a tenth": numbers(RATE, max_lr=0.02),
-    "learning rate ten times": numbers(RATE, max_lr=2.0),
+    "peak rate a tenth": numbers(RATE, learning_rate=0.02),
+    "peak rate ten times": numbers(RATE, learning_rate=2.0),
     **best_of(
         "constant rate",
         functools.partial(one_rate, consideration=RATE),
@@ -510,13 +556,13 @@ VARIANTS = {
     "no BatchNorm": network(no_batchnorm, "BatchNorm"),
     **best_of(
         "no BatchNorm, He,",
-        lambda rate: network(no_batchnorm_he, "BatchNorm", max_lr=rate),
+        lambda rate: network(no_batchnorm_he, "BatchNorm", learning_rate=rate),
         [0.02, 0.05, 0.1, 0.2, 0.4],
         best=0.05,
     ),
     "BatchNorm in the first layer": network(first_batchnorm),
     "no normalisation": Variant(
-        "pixels from 0 to 1 as they are", "Image normalisation", make_net=RawPixels
+        raw_pixels.__doc__, "Image normalisation", make_net=raw_pixels
     ),
     "MaxPool one layer earlier": network(maxpool_earlier, POSITION),
     "MaxPool one layer later": network(maxpool_later, POSITION),
@@ -536,13 +582,13 @@ VARIANTS = {
     ),
     **best_of(
         "batch 32, rate",
-        lambda rate: numbers(SIZE, batch_size=32, max_lr=rate),
+        lambda rate: numbers(SIZE, batch_size=32, learning_rate=rate),
         [0.05, 0.1, 0.2],
         best=0.1,
     ),
     **best_of(
         "batch 512, rate",
-        lambda rate: numbers(SIZE, batch_size=512, max_lr=rate),
+        lambda rate: numbers(SIZE, batch_size=512, learning_rate=rate),
         [0.2, 0.4, 0.8],
         best=0.4,
     ),
@@ -558,12 +604,6 @@ VARIANTS = {
         "Averaged weights (etc)",
         changes={"make_average": no_average},
     ),
-    "simpler": Variant(
-        "0.05 in every step, and pixels from 0 to 1 as they are",
-        make_net=RawPixels,
-        changes={"make_optimizer": functools.partial(constant, rate=0.05)},
-        group="simpler",
-    ),
     # The same design, narrower and wider.
     "a quarter as wide": resized(None, [3, 3], [4] * 3, [6] * 3, group="size"),
     "a third as wide": resized(None, [3, 3], [6] * 3, [8] * 3, group="size"),
@@ -574,7 +614,7 @@ VARIANTS = {
     "twice as wide": resized(None, [16, 16], [32] * 3, [44] * 3, group="size"),
     # As few parameters as reach 99.40 %.
     "lean, 4,724": lean(*FEW),
-    "lean, 4,724, rate 0.2": lean(*FEW, max_lr=0.2),
+    "lean, 4,724, rate 0.2": lean(*FEW, learning_rate=0.2),
     "lean, 4,724, mild augmentation": lean(*FEW, **MILD),
     "lean, 4,724, stronger augmentation": lean(*FEW, **STRONG),
     "lean, 4,724, weight decay": lean(*FEW, weight_decay=1e-4),
@@ -587,7 +627,7 @@ VARIANTS = {
     ),
     "lean, 3,420, bent": lean([10] * 2, [16] * 3, [20] * 3, layer=one_relu, bent=0.3),
     "lean, 3,420, bent, SiLU": lean(
-        [10] * 2, [16] * 3, [20] * 3, layer=one_relu, bent=0.3, silu=True
+        [10] * 2, [16] * 3, [20] * 3, layer=one_relu, bent=0.3, has_silu=True
     ),
     "lean, 3,492, separable, one ReLU": lean(
         [8] * 2, [14] * 3, [19] * 4, layer=one_relu
@@ -595,6 +635,10 @@ VARIANTS = {
     "lean, 3,398, shared": lean_again(10, 20, 26),
     "lean, 3,012, shared": lean_again(10, 18, 24),
     "lean, 2,028, shared": lean_again(8, 14, 18),
+    "lean, 2,028, shared, SiLU": lean_again(8, 14, 18, has_silu=True),
+    "lean, 2,138, bent, SiLU": lean(
+        [8] * 2, [12] * 3, [14] * 3, layer=one_relu, bent=0.3, has_silu=True
+    ),
     # How far it can go, at any length of code.
     "shared": Variant(shared.__doc__, make_net=shared, group="far"),
     "shared, bent": Variant(
@@ -636,14 +680,14 @@ def identity(recipe):
         for number, weight in enumerate(net.parameters(), 1):
             wave = torch.sin(number + torch.arange(weight.numel(), dtype=torch.double))
             weight.copy_((wave + 0.3).view_as(weight) / weight[0].numel() ** 0.5)
-        images = torch.sin(torch.arange(2 * 784, dtype=torch.double))
+        # Pixels like those from 0 to 1; normalised, the sine that older runs know.
+        images = torch.sin(torch.arange(2 * 784, dtype=torch.double)) * STD + MEAN
         outputs = net(images.view(2, 1, 28, 28)).flatten().tolist()
-    optimizer, scheduler = recipe["make_optimizer"](net, 50)
+    optimizer = recipe["make_optimizer"](net, 50)
     options = "momentum", "nesterov", "betas", "weight_decay"
     for _ in range(50):
-        outputs += scheduler.get_last_lr()
+        outputs.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
-        scheduler.step()
     augment = recipe["augment"]
 
     def spell(augment):

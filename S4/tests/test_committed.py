@@ -148,7 +148,7 @@ def test_the_numbers_in_the_text_are_those_of_the_network(nb, prose):
     }
     block3 = {k: sum(r[k] for n, r in rows.items() if "block3" in n) for k in work}
     for claim in (
-        f"up to {nb.max_lr}, down to nearly 0",
+        f"{nb.learning_rate} in every step",
         f"| {', '.join(map(str, widths))}; `Net`",
         f"turns the last {last} maps into ten",
         f"from {last} maps to 10",

@@ -83,7 +83,7 @@ def test_a_shift_moves_the_pixels(nb):
     images = torch.arange(2 * 784.0).view(2, 1, 28, 28)
     moved = nb.shift(images, pixels=3)
     assert torch.equal(moved[..., 3:], images[..., :-3])
-    assert torch.allclose(moved[..., :3], torch.tensor(nb.BLACK))
+    assert (moved[..., :3] == 0).all()
 
 
 def test_calibration_by_hand(nb):

@@ -13,9 +13,12 @@ def test_nothing_is_trained_or_fetched(nb, capsys):
 
 
 def test_other_parameters_reach_what_is_made_of_them(nb):
-    changed = load_definitions(max_shear=1.5, max_lr=0.03)
+    changed = load_definitions(max_shear=1.5, learning_rate=0.03)
     settings = nb.settings_of(changed.recipe)
-    assert settings == nb.settings_of(nb.recipe) | {"max_shear": 1.5, "max_lr": 0.03}
+    assert settings == nb.settings_of(nb.recipe) | {
+        "max_shear": 1.5,
+        "learning_rate": 0.03,
+    }
 
 
 def executed(*outputs, count=1):

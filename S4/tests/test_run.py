@@ -154,7 +154,7 @@ def call(monkeypatch, *options):
         ("workers", "2", "There is no parameter workers: see --help"),
         ("epochs", "abc", "epochs is 'abc': use a whole number, 1 to 19"),
         ("epochs", "20", "epochs is 20: use a whole number, 1 to 19"),
-        ("max_lr", "nan", "max_lr is 'nan': use a number, 0.0 to 1000.0"),
+        ("learning_rate", "nan", "learning_rate is 'nan': use a number, 0.0 to 1000.0"),
         ("batch_size", "0", "batch_size is 0: use a whole number, 1 to 60000"),
         ("dropout", "1.5", "dropout is 1.5: use a number, 0.0 to 0.99"),
         ("seed", "True", f"seed is True: use a whole number, 0 to {2**63 - 1}"),
@@ -182,8 +182,8 @@ def test_parameters_are_checked_without_torch():
 
 def test_the_notebooks_own_parameters_are_in_order(nb):
     nb.check_parameters(vars(nb))
-    with pytest.raises(ValueError, match="max_lr is nan"):
-        nb.check_parameters(vars(nb) | {"max_lr": float("nan")})
+    with pytest.raises(ValueError, match="learning_rate is nan"):
+        nb.check_parameters(vars(nb) | {"learning_rate": float("nan")})
 
 
 def test_help_tells_each_parameter_with_default_and_meaning(monkeypatch, capsys, nb):
@@ -191,7 +191,7 @@ def test_help_tells_each_parameter_with_default_and_meaning(monkeypatch, capsys,
     told = capsys.readouterr().out
     for name in (*nb.LIMITS, "judge_on", "data_dir"):
         assert f"\n  {name:<14}" in told
-    assert "max_lr        0.2     peak of the one-cycle schedule" in told
+    assert "learning_rate 0.05    the same in every step" in told
 
 
 def test_a_second_run_in_the_same_folder_is_refused(monkeypatch, tmp_path):

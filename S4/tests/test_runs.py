@@ -16,7 +16,14 @@ from S4.notebook_file import NOTEBOOK, load_definitions
 from S4.study.__main__ import as_seeds, main
 from S4.study.contestants import earlier_network
 from S4.study.runs import append_run, read_runs, train_run
-from S4.study.variants import VARIANTS, Variant, before, elastic, identity
+from S4.study.variants import (
+    VARIANTS,
+    Variant,
+    before,
+    before_simplifying,
+    elastic,
+    identity,
+)
 
 ROOT = NOTEBOOK.parents[1]
 RUN = {"identity": "abc", "seed": 1, "epochs": 2, "split": "test", "train_limit": None}
@@ -125,11 +132,14 @@ def test_a_run_is_the_notebooks_own(nb, data_dir):
     for key in ("train_loss", "eval_loss", "eval_accuracy"):
         assert run["history"][key][0] == pytest.approx(row[key], rel=1e-4)
     assert run["parameters"] == sum(weight.numel() for weight in net.parameters())
+    wrong = 100 - run["history"]["eval_accuracy"][-1]
+    assert len(run["misread"]) == round(100 * wrong)
 
 
 def test_a_loss_that_is_not_finite_is_recorded(data_dir):
-    run = train(Variant("far too high", parameters={"max_lr": 1e30}), data_dir)
-    assert "lower max_lr" in run["failed"] and not any(run["history"].values())
+    run = train(Variant("far too high", parameters={"learning_rate": 1e30}), data_dir)
+    assert "lower learning_rate" in run["failed"] and not any(run["history"].values())
+    assert run["misread"] is None
     assert json.loads(json.dumps(run)) == run
 
 
@@ -137,9 +147,12 @@ def test_identity_is_what_is_trained_whatever_its_name_and_length(nb):
     of = {name: identity(variant.load()[1]) for name, variant in VARIANTS.items()}
     assert len(set(of.values())) == len(of)
     assert identity(load_definitions(epochs=6).recipe) == of["recipe"]
-    tenth = load_definitions(max_lr=0.02)
-    assert identity(tenth.recipe) == of["learning rate a tenth"]
-    assert identity(nb.recipe | before(nb)) == of["before"]
+    less = load_definitions(dropout=0.0, learning_rate=0.2)
+    less.recipe |= before_simplifying(less)
+    assert identity(less.recipe) == of["no dropout"]
+    earlier = load_definitions(learning_rate=0.2)
+    earlier.recipe |= before_simplifying(earlier)
+    assert identity(earlier.recipe | before(earlier)) == of["before"]
     # Before, it was the network that the benchmark keeps.
     nets = VARIANTS["before"].load()[1]["make_net"](), earlier_network("cpu")
     shapes = [[weight.shape for weight in net.parameters()] for net in nets]
@@ -154,12 +167,12 @@ def test_identity_is_what_is_trained_whatever_its_name_and_length(nb):
 def test_the_committed_runs_are_known(nb):
     runs = read_runs(ROOT / "S4" / "study" / "results.jsonl")
     mine = [run for run in runs if run["identity"] == identity(nb.recipe)]
-    assert len(mine) >= 44
+    assert len(mine) >= 36
     # Before it was adopted it was a variant.
-    was = "recipe, no BatchNorm in the first layer"
-    assert {run["variant"] for run in mine} == {"recipe", was}
-    earlier = identity(VARIANTS["before"].load()[1])
-    assert sum(run["identity"] == earlier for run in runs) >= 60
+    assert {run["variant"] for run in mine} == {"recipe", "simpler"}
+    for name, least in (("before simplifying", 76), ("before", 60)):
+        earlier = identity(VARIANTS[name].load()[1])
+        assert sum(run["identity"] == earlier for run in runs) >= least
 
 
 def test_elastic_pictures_move_smoothly_and_by_the_amount(nb):
