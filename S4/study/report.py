@@ -163,7 +163,7 @@ def seed_facts(runs):
         "lowest": f"{last.min():.2f} %",
         "highest": f"{last.max():.2f} %",
         "at or above 99.40 %": f"{(last >= TARGET).sum()} of {len(runs)}",
-        "stay there from epoch": since or f"{never} runs never do",
+        "stay above it from epoch": since or f"{never} runs never do",
     }
 
 

@@ -118,7 +118,7 @@ def test_what_the_text_says_of_the_calibration(nb, prose, data_dir, result):
     said = [float(number) for number in claim.groups()]
     assert [errors.mean(), low, high] == pytest.approx(said, abs=0.01)
     assert f"claiming 100 % would give {len(result['misread']) / 100:.2f} %" in text
-    assert f"The {(confidence <= 14 / 15).sum()} images below" in text
+    assert f"The {(confidence <= 14 / 15).sum()} in lower bins" in text
     last_bin = (confidence > 14 / 15).float().mean().item()
     assert f"{last_bin:.1%}".replace("%", " %") in prose
 

@@ -142,7 +142,7 @@ def test_a_failed_seed_is_counted():
     runs = report.load(runs_of("recipe", 99.6, 99.6, None, split="test"), NAMES)
     facts = report.seed_facts(runs)
     assert facts["seeds"] == 3 and facts["at or above 99.40 %"] == "2 of 3"
-    assert facts["stay there from epoch"] == "1 runs never do"
+    assert facts["stay above it from epoch"] == "1 runs never do"
     assert report.holds_from([99.5, 99.3, 99.4, 99.41]) == 3
 
 
