@@ -16,7 +16,7 @@ from torch import nn, optim
 from torch.utils.data import DataLoader, Subset
 from torchvision import datasets, transforms
 
-MEAN, STD = 0.1307, 0.3081
+MEAN, STD = 0.1307, 0.3081  # of the training images' pixels, from 0 to 1
 MOMENTUM = {"momentum": 0.9, "nesterov": True, "weight_decay": 1e-4}
 # More workers than cores are a contestant here, not an oversight.
 warnings.filterwarnings("ignore", "This DataLoader will create")

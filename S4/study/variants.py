@@ -19,8 +19,7 @@ import torch.nn.functional as F
 from torch import nn, optim
 
 from ..notebook_file import load_definitions
-
-MEAN, STD = 0.1307, 0.3081  # of the training images' pixels, from 0 to 1
+from .contestants import MEAN, STD
 
 
 @dataclass

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torchvision import datasets
 
-from S4.study.variants import MEAN, STD
+from S4.study.contestants import MEAN, STD
 
 IMAGES, LABELS = "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"
 

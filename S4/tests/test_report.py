@@ -178,7 +178,7 @@ def test_a_measurement_is_bold_if_it_is_more_than_noise():
     assert found["Receptive field"] == "–"  # not what an older recipe had
 
 
-def test_notebook_and_readme_quote_the_runs(frame, notebook, readme):
+def test_notebook_and_readme_quote_the_runs(nb, frame, notebook, readme):
     tested = report.full_test_runs(frame)
     seeds = facts_table(report.seed_facts(tested), "many seeds")
     for text in (tagged(notebook, "seeds").source, readme):
@@ -191,6 +191,11 @@ def test_notebook_and_readme_quote_the_runs(frame, notebook, readme):
         assert fill(readme, name, table) == readme
     words = report.gpu_words(report.decision_runs(frame))
     assert fill(readme, "gpu", words) == readme
+    # "Before the recipe was simplified": the rate was the peak of a cycle.
+    settings = nb.settings_of(nb.recipe) | {"max_lr": 0.2}
+    del settings["learning_rate"]
+    gpu = json.loads((STUDY / "gpu.json").read_text("utf-8"))
+    assert gpu["alone"]["settings"] == settings
     # README's "whose mean is above 99.40 %".
     smallest = report.full_test_runs(frame, report.SMALLEST)
     assert smallest["accuracy"].mean() > report.TARGET

@@ -195,7 +195,8 @@ def test_evaluation_agrees_with_a_plain_loop(nb, subset, recipe):
 
 def test_a_loss_that_is_not_finite_stops_with_epoch_and_step(nb, subset, recipe):
     broken = torch.full_like(subset[0], float("nan")), subset[1]
-    with pytest.raises(FloatingPointError, match="step 1: lower learning_rate"):
+    told = "nan in epoch 1, step 1: lower learning_rate"
+    with pytest.raises(FloatingPointError, match=told):
         rows_of(nb, broken, recipe)
 
 
