@@ -19,6 +19,7 @@ HERE = Path(__file__).resolve().parent
 README = HERE.parents[1] / "README.md"
 SMALLEST = "lean, 3,420, bent, SiLU"  # that README says to reach the target
 LEAST = "lean, 2,028, shared, SiLU"  # that README tells of beside it
+LOOKING = f"{LEAST}, five looks"  # and beside that
 TARGET = 99.40
 EARLY = "How to tell early that it goes badly"
 EPOCHS = 19  # of the runs that are compared
@@ -26,11 +27,34 @@ REFERENCE = "before simplifying"  # what the variants change
 OURS = "our recipe, narrower and wider"
 DESIGNS = {"recipe": OURS, "size": OURS}  # by group, as the figure of sizes names them
 DESIGNS |= {"lean": "made for few parameters", "far": "made for accuracy alone"}
+DESIGNS |= {"present": "made for accuracy alone"}
+LOOKED = "judged by five looks at a picture"  # whatever the group
 BROKEN = 99.0  # percent in the end; what ends below has gone badly
 WARNING = 5, 95.0  # a rule of thumb: after so many epochs, less than so many percent
 CHOSE_WARNING = range(101, 105)  # the seeds whose runs it was made from
 CHOSE_RATES = 19, 20, 117, 118  # the seeds that chose among learning rates
 CHOSE_SILU = 5, 6, 7  # the seeds that spoke for SiLU
+WIDE_SEED = 121  # of the first look at each draw of the search from wide ranges
+WIDE_CHOICES = {  # in it: by their key, what the report calls their values
+    "layer": {"conv": "3×3 convolutions", "sep3": "separable convolutions"},
+    "repeat": {
+        "plain": "each layer by itself",
+        "residual": "inputs added",
+        "shared": "one convolution used again, inputs added",
+    },
+    "act": {"ReLU": "ReLU", "SiLU": "SiLU"},
+    "pool": {"max": "MaxPool", "blurred": "blurred pooling"},
+    "head": {
+        "average": "average in the head",
+        "average and maximum": "average and maximum in the head",
+    },
+    "gate": {False: "no gate", True: "gate"},
+    "bend": {False: "not bent", True: "bent"},
+    "whole": {False: "the middle 24×24 at first", True: "whole pictures always"},
+    "batch_size": {},
+    "dropout": {},
+    "average": {n: f"averaged over {n:g} epochs" for n in (0.5, 1, 2, 4)},
+}
 
 
 def load(runs, identities):
@@ -186,6 +210,7 @@ def lean_tables(frame):
     for name, variant, title in (
         ("lean", SMALLEST, "few parameters"),
         ("least", LEAST, "fewer still"),
+        ("looks", LOOKING, "five looks"),
     ):
         if len(runs := full_test_runs(frame, variant)):
             parameters = {"parameters": f"{runs['parameters'].iloc[0]:,}"}
@@ -260,6 +285,28 @@ def summary(runs, keys):
     return rows.reset_index().sort_values("mean", ascending=False, kind="stable")
 
 
+def wide_search(search):
+    """Return the networks of the search from wide ranges, and what was drawn in it.
+
+    The first is a row for each network and split, with means; the second, for each
+    value of each choice, the number of draws and the geometric mean of their losses.
+    """
+    rows = search[search["round"] == 4]
+    keys = ["split", "network", "change", "is_drawn", "looks", "parameters"]
+    numbers = ["loss", "averaged", "looks_loss", "looks_accuracy"]
+    groups = rows.groupby(keys)
+    networks = groups[numbers].mean().assign(size=groups.size()).reset_index()
+    first = rows[rows["is_drawn"].eq(True) & (rows["looks"] == 3)]
+    first = first[(first["split"] == "validation") & (first["seed"] == WIDE_SEED)]
+    drawn, found = pd.DataFrame(first["values"].tolist()), []
+    drawn = drawn.assign(bend=drawn["bend"] > 0, log_loss=np.log(first["loss"].values))
+    for choice, names in WIDE_CHOICES.items():
+        for value, part in drawn.groupby(choice):
+            name = names.get(value) or f"{choice.replace('_', ' ')} {value:g}"
+            found.append((name, len(part), np.exp(part["log_loss"].mean())))
+    return networks, pd.DataFrame(found, columns=["name", "draws", "loss"])
+
+
 @contextlib.contextmanager
 def figure(path, height, upright=False):
     """Give axes to draw on; add the target and save them, white for dark pages too."""
@@ -287,7 +334,9 @@ def draw_figures(runs, sizes, published, records, folder):
         axes.set(xlabel="epoch", ylabel="test accuracy, %", xticks=epochs)
         axes.set_ylim(max(low.min(), 97.0), high.max() + 0.1)
     with figure(folder / "parameters.png", 4.6) as axes:
-        sizes = sizes.sort_values("parameters").assign(key=sizes["group"].map(DESIGNS))
+        looked = sizes["variant"].map(lambda name: VARIANTS[name].has_looks)
+        keys = sizes["group"].map(DESIGNS).mask(looked, LOOKED)
+        sizes = sizes.assign(key=keys).sort_values("parameters")
         for key, rows in sizes.groupby("key", sort=False):
             points = rows["parameters"], rows["mean"], rows["std"].fillna(0)
             axes.errorbar(*points, marker="o", capsize=3, label=f"{key}: mean ± sd")
@@ -368,7 +417,9 @@ def write_report(frame, folder):
         draw_decisions(shifts, folder / "figures" / "decisions.png")
         draw_early(decisions, folder / "figures" / "early.png")
     shown = {"frame": frame, "runs": runs, "recipes": recipes, "networks": networks}
-    shown |= {"full": full, "sizes": sizes, "published": published, "search": search}
+    shown |= {"full": full, "sizes": sizes, "published": published}
+    shown |= {"search": search[search["round"] < 4], "wide": wide_search(search)}
+    shown |= {"looks": pd.read_csv(HERE / "looks.csv"), "wide_seed": WIDE_SEED}
     shown |= {"decisions": decisions, "shifts": shifts, "choices": choices(frame)}
     helpers = [
         hard_images,

@@ -13,11 +13,13 @@ import torch
 from filelock import FileLock
 
 from S4.notebook_file import NOTEBOOK, load_definitions
+from S4.study import variants
 from S4.study.__main__ import as_seeds, main
 from S4.study.contestants import earlier_network
 from S4.study.runs import append_run, read_runs, train_run
 from S4.study.variants import (
     VARIANTS,
+    FiveLooks,
     Variant,
     before,
     before_simplifying,
@@ -173,6 +175,27 @@ def test_the_committed_runs_are_known(nb):
     for name, least in (("before simplifying", 52), ("before", 60)):
         earlier = identity(VARIANTS[name].load()[1])
         assert sum(run["identity"] == earlier for run in runs) >= least
+
+
+def test_five_looks_average_what_the_network_says_of_moved_pictures(monkeypatch):
+    net = load_definitions().recipe["make_net"]()
+    images = torch.zeros(2, 1, 28, 28)
+    images[:, :, 8:20, 8:20] = torch.rand(2, 1, 12, 12)
+    looking = FiveLooks(lambda: net).eval()
+    shifted = images.roll((-1, -1), (2, 3))
+    turned = images.rot90(-1, (2, 3))
+    looks = torch.stack([net(part) for part in (images, shifted, turned)])
+    monkeypatch.setattr(variants, "LOOKS", [(0, 0, 0), (0, 1, 1), (90, 0, 0)])
+    three = FiveLooks(lambda: net).eval()
+    expected = looks.mean(dim=0).log_softmax(dim=1)
+    torch.testing.assert_close(three(images), expected, atol=1e-5, rtol=0)
+    assert not torch.equal(looking(images), looks[0])
+    # It trains on one look, and has the weights of the network, no others.
+    torch.manual_seed(1)
+    trained = looking.train()(images)
+    torch.manual_seed(1)
+    assert torch.equal(trained, net.train()(images))
+    assert [*looking.state_dict()] == [f"net.{name}" for name in net.state_dict()]
 
 
 def test_elastic_pictures_move_smoothly_and_by_the_amount(nb):
