@@ -19,7 +19,6 @@ HERE = Path(__file__).resolve().parent
 README = HERE.parents[1] / "README.md"
 SMALLEST = "lean, 3,420, bent, SiLU"  # that README says to reach the target
 LEAST = "lean, 2,028, shared, SiLU"  # that README tells of beside it
-LOOKING = f"{LEAST}, five looks"  # and beside that
 TARGET = 99.40
 EARLY = "How to tell early that it goes badly"
 EPOCHS = 19  # of the runs that are compared
@@ -28,7 +27,6 @@ OURS = "our recipe, narrower and wider"
 DESIGNS = {"recipe": OURS, "size": OURS}  # by group, as the figure of sizes names them
 DESIGNS |= {"lean": "made for few parameters", "far": "made for accuracy alone"}
 DESIGNS |= {"present": "made for accuracy alone"}
-LOOKED = "judged by five looks at a picture"  # whatever the group
 BROKEN = 99.0  # percent in the end; what ends below has gone badly
 WARNING = 5, 95.0  # a rule of thumb: after so many epochs, less than so many percent
 CHOSE_WARNING = range(101, 105)  # the seeds whose runs it was made from
@@ -70,9 +68,12 @@ def load(runs, identities):
         row["variant"] = names.get(row["identity"])  # None: of another recipe
         row["accuracies"] = row["history"]["eval_accuracy"]
         row["misread"] = row.get("misread")  # earlier runs do not tell
+        looked = row.get("looked") or [None, None]  # nor were they looked at so
+        row["looked_loss"], row["looked_accuracy"] = looked
         row["accuracy"] = None if row["failed"] else row["accuracies"][-1]
         row["loss"] = None if row["failed"] else row["history"]["eval_loss"][-1]
-    frame = pd.DataFrame(rows).astype({"accuracy": float, "loss": float})
+    numbers = ["accuracy", "loss", "looked_accuracy", "looked_loss"]
+    frame = pd.DataFrame(rows).astype(dict.fromkeys(numbers, float))
     groups = {name: variant.group for name, variant in VARIANTS.items()}
     broken = frame["accuracy"] < BROKEN
     return frame.assign(group=frame["variant"].map(groups), broken=broken)
@@ -191,6 +192,32 @@ def seed_facts(runs):
     }
 
 
+def looked_runs(runs):
+    """Return, for each variant and split, what its runs judged by five looks are."""
+    rows = runs.dropna(subset="looked_accuracy")
+    groups = rows.groupby(["split", "variant", "parameters"])
+    found = groups["looked_accuracy"].agg(["size", "mean", "std", "min"])
+    found = found.assign(
+        one=groups["accuracy"].mean(), one_min=groups["accuracy"].min()
+    )
+    for key in ("loss", "looked_loss"):
+        found[key] = groups[key].mean()
+    return found.reset_index().sort_values("mean", ascending=False)
+
+
+def looks_table(runs):
+    """Return the table of what five looks are worth, of the variants with ten seeds."""
+    head = "Variant", "Parameters", "Seeds", "One look: mean, lowest", "Five looks"
+    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
+    rows = looked_runs(runs).query("split == 'test' and size >= 10")
+    for row in rows.itertuples():
+        one = f"{row.one:.3f}, {row.one_min:.2f} %"
+        five = f"{row.mean:.3f}, {row.min:.2f} %"
+        cells = row.variant, f"{row.parameters:,}", str(row.size), one, five
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def hard_images(runs):
     """Return how many images any, most and all of the runs misread, in words."""
     told = runs["misread"].dropna()
@@ -210,7 +237,6 @@ def lean_tables(frame):
     for name, variant, title in (
         ("lean", SMALLEST, "few parameters"),
         ("least", LEAST, "fewer still"),
-        ("looks", LOOKING, "five looks"),
     ):
         if len(runs := full_test_runs(frame, variant)):
             parameters = {"parameters": f"{runs['parameters'].iloc[0]:,}"}
@@ -319,7 +345,7 @@ def figure(path, height, upright=False):
     axes.figure.savefig(path, dpi=110)
 
 
-def draw_figures(runs, sizes, published, records, folder):
+def draw_figures(runs, sizes, looked, published, records, folder):
     """Draw where the seeds of `runs` end, how they get there, and what sizes allow."""
     last, curves = runs["accuracy"], np.array(runs["accuracies"].tolist())
     with figure(folder / "seeds.png", 3.2, upright=True) as axes:
@@ -334,12 +360,14 @@ def draw_figures(runs, sizes, published, records, folder):
         axes.set(xlabel="epoch", ylabel="test accuracy, %", xticks=epochs)
         axes.set_ylim(max(low.min(), 97.0), high.max() + 0.1)
     with figure(folder / "parameters.png", 4.6) as axes:
-        looked = sizes["variant"].map(lambda name: VARIANTS[name].has_looks)
-        keys = sizes["group"].map(DESIGNS).mask(looked, LOOKED)
-        sizes = sizes.assign(key=keys).sort_values("parameters")
+        sizes = sizes.sort_values("parameters").assign(key=sizes["group"].map(DESIGNS))
         for key, rows in sizes.groupby("key", sort=False):
             points = rows["parameters"], rows["mean"], rows["std"].fillna(0)
             axes.errorbar(*points, marker="o", capsize=3, label=f"{key}: mean ± sd")
+        tested = looked.query("split == 'test'")
+        points = tested["parameters"], tested["mean"], tested["std"].fillna(0)
+        label = "judged by five looks: mean ± sd"
+        axes.errorbar(*points, fmt="s", capsize=3, color="tab:green", label=label)
         points = published["parameters"], published["last_accuracy"]
         axes.plot(*points, "kx", label="published: a single run each")
         points = records["parameters"], records["accuracy"]
@@ -403,6 +431,7 @@ def draw_early(runs, path):
 def write_report(frame, folder):
     """Write REPORT.md and its figures into `folder`."""
     runs, recipes = frame.dropna(subset="group"), full_test_runs(frame)
+    looked = looked_runs(runs)
     networks = summary(runs, ["variant", "group", "parameters", "epochs", "split"])
     full = networks[networks["epochs"] == recipes["epochs"].max()]
     sizes = full[(full["split"] == "test") & full["group"].isin(DESIGNS)]
@@ -411,7 +440,7 @@ def write_report(frame, folder):
     search = pd.read_json(HERE / "search.jsonl", lines=True)
     (folder / "figures").mkdir(exist_ok=True)
     if len(finished := recipes.dropna(subset="accuracy")):
-        draw_figures(finished, sizes, published, records, folder / "figures")
+        draw_figures(finished, sizes, looked, published, records, folder / "figures")
     decisions = decision_runs(frame)
     if len(shifts := compare(decisions, REFERENCE)):
         draw_decisions(shifts, folder / "figures" / "decisions.png")
@@ -420,6 +449,7 @@ def write_report(frame, folder):
     shown |= {"full": full, "sizes": sizes, "published": published}
     shown |= {"search": search[search["round"] < 4], "wide": wide_search(search)}
     shown |= {"looks": pd.read_csv(HERE / "looks.csv"), "wide_seed": WIDE_SEED}
+    shown |= {"looked": looked}
     shown |= {"decisions": decisions, "shifts": shifts, "choices": choices(frame)}
     helpers = [
         hard_images,
@@ -456,5 +486,6 @@ def renew(runs):
     readme = fill(readme, "gpu", gpu_words(decision_runs(frame)))
     for name, table in lean_tables(frame).items():
         readme = fill(readme, name, table)
+    readme = fill(readme, "looks", looks_table(frame))
     nbformat.write(notebook, NOTEBOOK)
     README.write_text(readme, "utf-8", newline="\n")

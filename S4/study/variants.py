@@ -28,12 +28,11 @@ class Variant:
 
     `parameters` replace values of the parameters cell; `make_net(nb)` makes the network
     from the notebook's definitions; `changes` replace other entries of the recipe.
-    `wrap` makes the augmentation from the notebook's. With `has_looks` a picture is
-    judged by `LOOKS` at it. `group` is the part of the report that it belongs to:
-    "recipe", "present" (a change to it as it is), "reference" (as it was before it was
-    simplified), "ablation", "rate" (a look at which one is best) or "far" (changes to
-    the reference), "size", "lean" or "start" (changes to it as it was still earlier,
-    *before*). `consideration` is the choice that is put to the test.
+    `wrap` makes the augmentation from the notebook's. `group` is the part of the report
+    that it belongs to: "recipe", "present" (a change to it as it is), "reference" (as
+    it was before it was simplified), "ablation", "rate" (a look at which one is best)
+    or "far" (changes to the reference), "size", "lean" or "start" (changes to it as it
+    was still earlier, *before*). `consideration` is the choice that is put to the test.
     """
 
     description: str
@@ -42,7 +41,6 @@ class Variant:
     make_net: Callable | None = None
     changes: dict = field(default_factory=dict)
     wrap: Callable | None = None
-    has_looks: bool = False
     group: str = "ablation"
 
     def load(self, notebook=None, **parameters):
@@ -64,8 +62,6 @@ class Variant:
             recipe["make_net"] = functools.partial(self.make_net, nb)
         if self.wrap:
             recipe["augment"] = self.wrap(recipe["augment"])
-        if self.has_looks:
-            recipe["make_net"] = functools.partial(FiveLooks, recipe["make_net"])
         return nb, recipe
 
 
@@ -439,31 +435,24 @@ class StartingNetwork(nn.Module):
         return F.log_softmax(self.layers(images).flatten(1), dim=1)
 
 
-# The looks at a picture: turned by so many degrees, shifted by so many pixels.
+# The looks at a picture: degrees counterclockwise, pixels to the left, and up.
 LOOKS = (0, 0, 0), (8, 1, 1), (-8, -1, 1), (8, -1, -1), (-8, 1, -1)
 
 
 class FiveLooks(nn.Module):
-    """Judges each picture by five looks at it; trains on one.
+    """Judges a picture by five looks of `net` at it: its logits are their means."""
 
-    Its logits are the means of those of `net`, which it does not change.
-    """
-
-    def __init__(self, make_net):
+    def __init__(self, net):
         super().__init__()
-        self.net = make_net()
-        rotation, *shift = torch.tensor(LOOKS).T
-        cos, sin = (
-            torch.cos(torch.deg2rad(rotation)),
-            torch.sin(torch.deg2rad(rotation)),
-        )
+        self.net = net
+        degrees, *shift = torch.tensor(LOOKS).T
+        rotation = torch.deg2rad(degrees)
+        cos, sin = torch.cos(rotation), torch.sin(rotation)
         x, y = (pixels / 14 for pixels in shift)  # −1 and 1 are the edges
         matrix = torch.stack([cos, -sin, x, sin, cos, y], dim=1).view(-1, 2, 3)
-        self.register_buffer("matrix", matrix, persistent=False)
+        self.register_buffer("matrix", matrix.to(next(net.parameters()).device))
 
     def forward(self, images):
-        if self.training:
-            return self.net(images)
         looks = []
         for matrix in self.matrix:
             matrices = matrix.expand(len(images), 2, 3)
@@ -547,7 +536,7 @@ def lean(*blocks, layer=None, first_padding=0, bent=0.0, has_silu=False, **param
     return variant
 
 
-def lean_again(*channels, has_silu=False, has_looks=False):
+def lean_again(*channels, has_silu=False):
     """A network that uses its convolutions again, bent pictures, the lean training."""
     words = "{0}, {0} | {1}, {1} twice | {2}, {2} three times; bent by 0.3 pixels"
     make_net = functools.partial(lean_shared, channels)
@@ -555,19 +544,7 @@ def lean_again(*channels, has_silu=False, has_looks=False):
     if has_silu:
         make_net = functools.partial(with_silu, make_net)
         description += "; SiLU"
-    if has_looks:
-        description += "; five looks"
-    options = {"wrap": bend(0.3), "has_looks": has_looks, "group": "lean"}
-    return Variant(description, None, LEAN, make_net, **options)
-
-
-def blurred_and_bent(**options):
-    """The notebook's network with another pooling, trained on bent pictures, too."""
-    make_net = functools.partial(changed, blurred_pooling)
-    words = f"{blurred_pooling.__doc__}; bent by 0.3 pixels"
-    words += "; five looks" if options else ""
-    options |= {"wrap": bend(0.3), "group": "present"}
-    return Variant(words, None, {}, make_net, **options)
+    return Variant(description, None, LEAN, make_net, wrap=bend(0.3), group="lean")
 
 
 def starting(description, **options):
@@ -591,8 +568,12 @@ STRONG = {"max_rotation": 12.0, "max_shift": 2.5, "max_scale": 0.12, "max_shear"
 VARIANTS = {
     "recipe": Variant("as it stands in the notebook", group="recipe"),
     "SiLU": network(silu, group="present"),
-    "blurred, bent": blurred_and_bent(),
-    "blurred, bent, five looks": blurred_and_bent(has_looks=True),
+    "blurred, bent": Variant(
+        f"{blurred_pooling.__doc__}; bent by 0.3 pixels",
+        make_net=functools.partial(changed, blurred_pooling),
+        wrap=bend(0.3),
+        group="present",
+    ),
     "before simplifying": Variant(before_simplifying.__doc__, group="reference"),
     "before": Variant(
         "BatchNorm in the first layer; all epochs see whole pictures", group="size"
@@ -697,9 +678,6 @@ VARIANTS = {
     "lean, 3,012, shared": lean_again(10, 18, 24),
     "lean, 2,028, shared": lean_again(8, 14, 18),
     "lean, 2,028, shared, SiLU": lean_again(8, 14, 18, has_silu=True),
-    "lean, 2,028, shared, SiLU, five looks": lean_again(
-        8, 14, 18, has_silu=True, has_looks=True
-    ),
     "lean, 2,138, bent, SiLU": lean(
         [8] * 2, [12] * 3, [14] * 3, layer=one_relu, bent=0.3, has_silu=True
     ),

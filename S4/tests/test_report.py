@@ -5,6 +5,7 @@ import re
 import statistics
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 
@@ -189,6 +190,7 @@ def test_notebook_and_readme_quote_the_runs(nb, frame, notebook, readme):
     assert list(tables) == ["lean", "least"]
     for name, table in tables.items():
         assert fill(readme, name, table) == readme
+    assert fill(readme, "looks", report.looks_table(frame)) == readme
     words = report.gpu_words(report.decision_runs(frame))
     assert fill(readme, "gpu", words) == readme
     # "Before the recipe was simplified": the rate was the peak of a cycle.
@@ -240,6 +242,18 @@ def test_what_the_text_says_beside_the_measurements(frame, prose):
         assert name in sure.index
     broken = decisions.query("variant == 'ReLU on the logits'")["broken"]
     assert (len(broken), broken.sum()) == (8, 3)
+
+
+def test_the_five_looks_are_the_best_of_up_to_five():
+    looks = pd.read_csv(STUDY / "looks.csv").query("count <= 5")
+    losses = looks.groupby("looks")["loss"].mean()
+    assert losses.idxmin().endswith("as chosen")
+
+
+def test_five_looks_are_better_than_one(frame):
+    looked = report.looked_runs(frame)
+    assert (looked["looked_loss"] < looked["loss"]).all()
+    assert len(looked.query("split == 'test' and size >= 10")) >= 2
 
 
 def test_the_simplified_recipe_is_not_worse(frame):

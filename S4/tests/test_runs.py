@@ -11,6 +11,7 @@ import time
 import pytest
 import torch
 from filelock import FileLock
+from torch import nn
 
 from S4.notebook_file import NOTEBOOK, load_definitions
 from S4.study import variants
@@ -136,12 +137,14 @@ def test_a_run_is_the_notebooks_own(nb, data_dir):
     assert run["parameters"] == sum(weight.numel() for weight in net.parameters())
     wrong = 100 - run["history"]["eval_accuracy"][-1]
     assert len(run["misread"]) == round(100 * wrong)
+    looked = nb.evaluate(FiveLooks(net), *data[1])
+    assert run["looked"] == pytest.approx(looked, rel=1e-4)
 
 
 def test_a_loss_that_is_not_finite_is_recorded(data_dir):
     run = train(Variant("far too high", parameters={"learning_rate": 1e30}), data_dir)
     assert "lower learning_rate" in run["failed"] and not any(run["history"].values())
-    assert run["misread"] is None
+    assert run["misread"] is run["looked"] is None
     assert json.loads(json.dumps(run)) == run
 
 
@@ -178,24 +181,17 @@ def test_the_committed_runs_are_known(nb):
 
 
 def test_five_looks_average_what_the_network_says_of_moved_pictures(monkeypatch):
-    net = load_definitions().recipe["make_net"]()
+    layers = nn.Flatten(), nn.Linear(784, 10), nn.LogSoftmax(dim=1)
+    net = nn.Sequential(*layers)  # sees every pixel
     images = torch.zeros(2, 1, 28, 28)
     images[:, :, 8:20, 8:20] = torch.rand(2, 1, 12, 12)
-    looking = FiveLooks(lambda: net).eval()
     shifted = images.roll((-1, -1), (2, 3))
-    turned = images.rot90(-1, (2, 3))
+    turned = images.rot90(1, (2, 3))
     looks = torch.stack([net(part) for part in (images, shifted, turned)])
     monkeypatch.setattr(variants, "LOOKS", [(0, 0, 0), (0, 1, 1), (90, 0, 0)])
-    three = FiveLooks(lambda: net).eval()
     expected = looks.mean(dim=0).log_softmax(dim=1)
-    torch.testing.assert_close(three(images), expected, atol=1e-5, rtol=0)
-    assert not torch.equal(looking(images), looks[0])
-    # It trains on one look, and has the weights of the network, no others.
-    torch.manual_seed(1)
-    trained = looking.train()(images)
-    torch.manual_seed(1)
-    assert torch.equal(trained, net.train()(images))
-    assert [*looking.state_dict()] == [f"net.{name}" for name in net.state_dict()]
+    torch.testing.assert_close(FiveLooks(net)(images), expected, atol=1e-5, rtol=0)
+    assert not torch.allclose(expected, looks[0], atol=1e-3)
 
 
 def test_elastic_pictures_move_smoothly_and_by_the_amount(nb):
