@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from ..notebook_file import NOTEBOOK, facts_table, fill, read_notebook, tagged
-from .compare import compare
+from .compare import compare, interval_and_p
 from .variants import VARIANTS, identity
 
 HERE = Path(__file__).resolve().parent
@@ -26,19 +26,18 @@ REFERENCE = "before simplifying"  # what the variants change
 OURS = "our recipe, narrower and wider"
 DESIGNS = {"recipe": OURS, "size": OURS}  # by group, as the figure of sizes names them
 DESIGNS |= {"lean": "made for few parameters", "far": "made for accuracy alone"}
-DESIGNS |= {"present": "made for accuracy alone"}
 BROKEN = 99.0  # percent in the end; what ends below has gone badly
 WARNING = 5, 95.0  # a rule of thumb: after so many epochs, less than so many percent
 CHOSE_WARNING = range(101, 105)  # the seeds whose runs it was made from
 CHOSE_RATES = 19, 20, 117, 118  # the seeds that chose among learning rates
 CHOSE_SILU = 5, 6, 7  # the seeds that spoke for SiLU
-WIDE_SEED = 121  # of the first look at each draw of the search from wide ranges
-WIDE_CHOICES = {  # in it: by their key, what the report calls their values
+WIDE_SEED = 121  # of the first trial of each network of the search from wide ranges
+WIDE_CHOICES = {  # what was drawn there, and what the report calls some of it
     "layer": {"conv": "3×3 convolutions", "sep3": "separable convolutions"},
     "repeat": {
-        "plain": "each layer by itself",
-        "residual": "inputs added",
-        "shared": "one convolution used again, inputs added",
+        "plain": "one layer after the other",
+        "residual": "residual sums",
+        "shared": "residual sums, weights shared",
     },
     "act": {"ReLU": "ReLU", "SiLU": "SiLU"},
     "pool": {"max": "MaxPool", "blurred": "blurred pooling"},
@@ -51,7 +50,7 @@ WIDE_CHOICES = {  # in it: by their key, what the report calls their values
     "whole": {False: "the middle 24×24 at first", True: "whole pictures always"},
     "batch_size": {},
     "dropout": {},
-    "average": {n: f"averaged over {n:g} epochs" for n in (0.5, 1, 2, 4)},
+    "average": {n: f"weights averaged over {n:g}" for n in (0.5, 1, 2, 4)},
 }
 
 
@@ -68,11 +67,11 @@ def load(runs, identities):
         row["variant"] = names.get(row["identity"])  # None: of another recipe
         row["accuracies"] = row["history"]["eval_accuracy"]
         row["misread"] = row.get("misread")  # earlier runs do not tell
-        looked = row.get("looked") or [None, None]  # nor were they looked at so
-        row["looked_loss"], row["looked_accuracy"] = looked
+        views = row.get("five_views") or [None, None]  # nor that
+        row["views_loss"], row["views_accuracy"] = views
         row["accuracy"] = None if row["failed"] else row["accuracies"][-1]
         row["loss"] = None if row["failed"] else row["history"]["eval_loss"][-1]
-    numbers = ["accuracy", "loss", "looked_accuracy", "looked_loss"]
+    numbers = ["accuracy", "loss", "views_accuracy", "views_loss"]
     frame = pd.DataFrame(rows).astype(dict.fromkeys(numbers, float))
     groups = {name: variant.group for name, variant in VARIANTS.items()}
     broken = frame["accuracy"] < BROKEN
@@ -95,6 +94,16 @@ def decision_runs(frame, *others):
     is_one |= frame["variant"].isin([REFERENCE, *others])
     is_full = (frame["epochs"] == EPOCHS) & (frame["split"] == "validation")
     return frame[is_one & is_full]
+
+
+def present_runs(frame):
+    """Return the runs of the recipe, and of changes to it as it is, of full length.
+
+    The seeds that spoke for SiLU are left out of its runs on the validation split.
+    """
+    is_full = frame["group"].isin(["recipe", "present"]) & (frame["epochs"] == EPOCHS)
+    is_silu = (frame["variant"] == "SiLU") & (frame["split"] == "validation")
+    return frame[is_full & ~(is_silu & frame["seed"].isin(CHOSE_SILU))]
 
 
 def is_look(frame):
@@ -192,28 +201,34 @@ def seed_facts(runs):
     }
 
 
-def looked_runs(runs):
-    """Return, for each variant and split, what its runs judged by five looks are."""
-    rows = runs.dropna(subset="looked_accuracy")
+def view_runs(runs):
+    """Return, for each variant and split, the runs that were judged by five views.
+
+    Columns: `size`; `mean`, `std` and `min` of the accuracy by five views, `good` the
+    number of those at the target; `one` and `one_min` by one view; `loss`, and
+    `views_loss`, by one and by five.
+    """
+    rows = runs[runs["epochs"] == EPOCHS].dropna(subset="views_accuracy")
+    rows = rows.assign(is_good=rows["views_accuracy"] >= TARGET)
     groups = rows.groupby(["split", "variant", "parameters"])
-    found = groups["looked_accuracy"].agg(["size", "mean", "std", "min"])
-    found = found.assign(
-        one=groups["accuracy"].mean(), one_min=groups["accuracy"].min()
-    )
-    for key in ("loss", "looked_loss"):
+    found = groups["views_accuracy"].agg(["size", "mean", "std", "min"])
+    found["one"], found["one_min"] = groups["accuracy"].mean(), groups["accuracy"].min()
+    found["good"] = groups["is_good"].sum()
+    for key in ("loss", "views_loss"):
         found[key] = groups[key].mean()
     return found.reset_index().sort_values("mean", ascending=False)
 
 
-def looks_table(runs):
-    """Return the table of what five looks are worth, of the variants with ten seeds."""
-    head = "Variant", "Parameters", "Seeds", "One look: mean, lowest", "Five looks"
+def views_table(runs):
+    """Return the table of what five views are worth, of the variants with ten seeds."""
+    head = "Parameters", "Seeds", "One view: mean, lowest", "Five: mean, lowest", "good"
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
-    rows = looked_runs(runs).query("split == 'test' and size >= 10")
+    rows = view_runs(runs).query("split == 'test' and size >= 10")
     for row in rows.itertuples():
         one = f"{row.one:.3f}, {row.one_min:.2f} %"
         five = f"{row.mean:.3f}, {row.min:.2f} %"
-        cells = row.variant, f"{row.parameters:,}", str(row.size), one, five
+        good = f"{row.good} of {row.size}"
+        cells = f"{row.parameters:,}", f"{row.size}", one, five, good
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -312,25 +327,55 @@ def summary(runs, keys):
 
 
 def wide_search(search):
-    """Return the networks of the search from wide ranges, and what was drawn in it.
+    """Return the networks of the search from wide ranges, as a data frame.
 
-    The first is a row for each network and split, with means; the second, for each
-    value of each choice, the number of draws and the geometric mean of their losses.
+    A row for each network, split and number of views: means over its `size` seeds.
     """
-    rows = search[search["round"] == 4]
-    keys = ["split", "network", "change", "is_drawn", "looks", "parameters"]
-    numbers = ["loss", "averaged", "looks_loss", "looks_accuracy"]
-    groups = rows.groupby(keys)
-    networks = groups[numbers].mean().assign(size=groups.size()).reset_index()
-    first = rows[rows["is_drawn"].eq(True) & (rows["looks"] == 3)]
-    first = first[(first["split"] == "validation") & (first["seed"] == WIDE_SEED)]
-    drawn, found = pd.DataFrame(first["values"].tolist()), []
-    drawn = drawn.assign(bend=drawn["bend"] > 0, log_loss=np.log(first["loss"].values))
+    keys = ["split", "network", "change", "is_drawn", "views", "parameters"]
+    numbers = ["loss", "averaged", "views_loss", "views_accuracy", "seconds"]
+    groups = search[search["round"] == 4].groupby(keys)
+    return groups[numbers].mean().assign(size=groups.size()).reset_index()
+
+
+def wide_draws(search):
+    """Return what the networks with one view lose, by what was drawn, as a data frame.
+
+    Of the first trials of those up to 20,000 parameters: `name`, `draws`, and the
+    quartiles of the loss, `low`, `median` and `high`.
+    """
+    rows = search[(search["round"] == 4) & search["is_drawn"].eq(True)]
+    rows = rows.query("views == 3 and split == 'validation' and seed == @WIDE_SEED")
+    drawn, found = pd.DataFrame(rows["values"].tolist()), []
+    drawn = drawn.assign(bend=drawn["bend"] > 0, loss=rows["loss"].values)
     for choice, names in WIDE_CHOICES.items():
         for value, part in drawn.groupby(choice):
-            name = names.get(value) or f"{choice.replace('_', ' ')} {value:g}"
-            found.append((name, len(part), np.exp(part["log_loss"].mean())))
-    return networks, pd.DataFrame(found, columns=["name", "draws", "loss"])
+            name = names.get(value, f"{choice.replace('_', ' ')} {value}")
+            quartiles = part["loss"].quantile([0.25, 0.5, 0.75])
+            found.append((name, len(part), *quartiles))
+    return pd.DataFrame(found, columns=["name", "draws", "low", "median", "high"])
+
+
+def wide_words(search):
+    """Return how the best drawn network differs from the recipe, in words."""
+    rows, words = search[(search["round"] == 4) & (search["views"] == 3)], []
+    best = rows[(rows["split"] == "test") & rows["is_drawn"].eq(True)].iloc[0]
+    is_best = (rows["network"] == best["network"]) & (rows["change"] == best["change"])
+    is_recipe = (rows["network"] == "as the recipe") & (rows["change"] == "")
+    for split in ("validation", "test"):
+        counted = (rows["split"] == split) & (rows["seed"] != WIDE_SEED)
+        best, recipe = (
+            rows[counted & which].set_index("seed")[["loss", "averaged"]]
+            for which in (is_best, is_recipe)
+        )
+        shifts = (best - recipe).dropna()
+        low, high, _ = interval_and_p(shifts["loss"])
+        interval = f"{signed(low, 4)} to {signed(high, 4)}"
+        words.append(
+            f"in {len(shifts)} pairs on the {split} images by "
+            f"{signed(shifts['loss'].mean(), 4)} (95 % interval {interval}; accuracy "
+            f"{signed(shifts['averaged'].mean())} points)"
+        )
+    return " and ".join(words)
 
 
 @contextlib.contextmanager
@@ -345,7 +390,7 @@ def figure(path, height, upright=False):
     axes.figure.savefig(path, dpi=110)
 
 
-def draw_figures(runs, sizes, looked, published, records, folder):
+def draw_figures(runs, sizes, viewed, published, records, folder):
     """Draw where the seeds of `runs` end, how they get there, and what sizes allow."""
     last, curves = runs["accuracy"], np.array(runs["accuracies"].tolist())
     with figure(folder / "seeds.png", 3.2, upright=True) as axes:
@@ -364,10 +409,10 @@ def draw_figures(runs, sizes, looked, published, records, folder):
         for key, rows in sizes.groupby("key", sort=False):
             points = rows["parameters"], rows["mean"], rows["std"].fillna(0)
             axes.errorbar(*points, marker="o", capsize=3, label=f"{key}: mean ± sd")
-        tested = looked.query("split == 'test'")
+        tested = viewed.query("split == 'test'")
         points = tested["parameters"], tested["mean"], tested["std"].fillna(0)
-        label = "judged by five looks: mean ± sd"
-        axes.errorbar(*points, fmt="s", capsize=3, color="tab:green", label=label)
+        label = "judged by five views: mean ± sd"
+        axes.errorbar(*points, fmt="s", capsize=3, color="tab:purple", label=label)
         points = published["parameters"], published["last_accuracy"]
         axes.plot(*points, "kx", label="published: a single run each")
         points = records["parameters"], records["accuracy"]
@@ -431,7 +476,7 @@ def draw_early(runs, path):
 def write_report(frame, folder):
     """Write REPORT.md and its figures into `folder`."""
     runs, recipes = frame.dropna(subset="group"), full_test_runs(frame)
-    looked = looked_runs(runs)
+    viewed = view_runs(runs)
     networks = summary(runs, ["variant", "group", "parameters", "epochs", "split"])
     full = networks[networks["epochs"] == recipes["epochs"].max()]
     sizes = full[(full["split"] == "test") & full["group"].isin(DESIGNS)]
@@ -440,7 +485,7 @@ def write_report(frame, folder):
     search = pd.read_json(HERE / "search.jsonl", lines=True)
     (folder / "figures").mkdir(exist_ok=True)
     if len(finished := recipes.dropna(subset="accuracy")):
-        draw_figures(finished, sizes, looked, published, records, folder / "figures")
+        draw_figures(finished, sizes, viewed, published, records, folder / "figures")
     decisions = decision_runs(frame)
     if len(shifts := compare(decisions, REFERENCE)):
         draw_decisions(shifts, folder / "figures" / "decisions.png")
@@ -448,8 +493,9 @@ def write_report(frame, folder):
     shown = {"frame": frame, "runs": runs, "recipes": recipes, "networks": networks}
     shown |= {"full": full, "sizes": sizes, "published": published}
     shown |= {"search": search[search["round"] < 4], "wide": wide_search(search)}
-    shown |= {"looks": pd.read_csv(HERE / "looks.csv"), "wide_seed": WIDE_SEED}
-    shown |= {"looked": looked}
+    shown |= {"draws": wide_draws(search), "wide_words": wide_words(search)}
+    shown |= {"views": pd.read_csv(HERE / "views.csv"), "viewed": viewed}
+    shown |= {"present": present_runs(frame), "wide_seed": WIDE_SEED}
     shown |= {"decisions": decisions, "shifts": shifts, "choices": choices(frame)}
     helpers = [
         hard_images,
@@ -486,6 +532,6 @@ def renew(runs):
     readme = fill(readme, "gpu", gpu_words(decision_runs(frame)))
     for name, table in lean_tables(frame).items():
         readme = fill(readme, name, table)
-    readme = fill(readme, "looks", looks_table(frame))
+    readme = fill(readme, "views", views_table(frame))
     nbformat.write(notebook, NOTEBOOK)
     README.write_text(readme, "utf-8", newline="\n")

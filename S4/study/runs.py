@@ -19,7 +19,7 @@ from distributed.system import MEMORY_LIMIT
 from tqdm import tqdm
 
 from ..notebook_file import NOTEBOOK, read_notebook
-from .variants import VARIANTS, FiveLooks, identity
+from .variants import VARIANTS, Views, identity
 
 NEEDED = 1.5 * 2**30  # bytes that one training takes, its data included
 KEPT = "train_loss", "train_accuracy", "eval_loss", "eval_accuracy"  # of each epoch
@@ -75,13 +75,13 @@ def train_run(variant, notebook, run, data_dir):
 
     `run` has seed, epochs, split and train_limit. The result's `history` has a list for
     each of `KEPT`, with a number for each epoch; `misread` numbers the judged images
-    that it gets wrong in the end; `looked` is the last loss and accuracy when judged by
-    five looks. A loss that is not finite is a result, too: `failed` then says what
-    happened.
+    that it gets wrong in the end; `five_views` is what its loss and accuracy would be
+    in the end, judged by five views of each. A loss that is not finite is a result,
+    too: `failed` then says what happened.
     """
     torch.set_num_threads(1)  # as many runs as cores share them best
     history, seconds, failed = {key: [] for key in KEPT}, 0.0, None
-    misread = looked = None
+    misread = viewed = None
     nb, recipe = variant.load(notebook, epochs=run["epochs"])
     if run.get("identity", identity(recipe)) != identity(recipe):
         raise RuntimeError("This worker has older code: start it again.")
@@ -97,7 +97,7 @@ def train_run(variant, notebook, run, data_dir):
                 values.append(float(f"{row[key]:.6g}"))
         predicted = nb.predict_batches(net, data[1][0]).argmax(dim=1)
         misread = (predicted != data[1][1]).nonzero().squeeze(1).tolist()
-        looked = nb.evaluate(FiveLooks(net), *data[1])
+        viewed = nb.evaluate(Views(net), *data[1])
     except FloatingPointError as error:
         failed = str(error)
     return {
@@ -106,7 +106,7 @@ def train_run(variant, notebook, run, data_dir):
         "failed": failed,
         "history": history,
         "misread": misread,
-        "looked": looked and [float(f"{number:.6g}") for number in looked],
+        "five_views": viewed and [float(f"{number:.6g}") for number in viewed],
         "seconds": round(seconds, 1),
         "device": nb.device_name,
         "processor": cpuinfo.get_cpu_info().get("brand_raw", "unknown"),

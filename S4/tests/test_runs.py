@@ -14,14 +14,13 @@ from filelock import FileLock
 from torch import nn
 
 from S4.notebook_file import NOTEBOOK, load_definitions
-from S4.study import variants
 from S4.study.__main__ import as_seeds, main
 from S4.study.contestants import earlier_network
 from S4.study.runs import append_run, read_runs, train_run
 from S4.study.variants import (
     VARIANTS,
-    FiveLooks,
     Variant,
+    Views,
     before,
     before_simplifying,
     elastic,
@@ -137,14 +136,14 @@ def test_a_run_is_the_notebooks_own(nb, data_dir):
     assert run["parameters"] == sum(weight.numel() for weight in net.parameters())
     wrong = 100 - run["history"]["eval_accuracy"][-1]
     assert len(run["misread"]) == round(100 * wrong)
-    looked = nb.evaluate(FiveLooks(net), *data[1])
-    assert run["looked"] == pytest.approx(looked, rel=1e-4)
+    viewed = nb.evaluate(Views(net), *data[1])
+    assert run["five_views"] == pytest.approx(viewed, rel=1e-4)
 
 
 def test_a_loss_that_is_not_finite_is_recorded(data_dir):
     run = train(Variant("far too high", parameters={"learning_rate": 1e30}), data_dir)
     assert "lower learning_rate" in run["failed"] and not any(run["history"].values())
-    assert run["misread"] is run["looked"] is None
+    assert run["misread"] is run["five_views"] is None
     assert json.loads(json.dumps(run)) == run
 
 
@@ -180,18 +179,18 @@ def test_the_committed_runs_are_known(nb):
         assert sum(run["identity"] == earlier for run in runs) >= least
 
 
-def test_five_looks_average_what_the_network_says_of_moved_pictures(monkeypatch):
+def test_views_average_what_the_network_says_of_moved_pictures():
     layers = nn.Flatten(), nn.Linear(784, 10), nn.LogSoftmax(dim=1)
     net = nn.Sequential(*layers)  # sees every pixel
     images = torch.zeros(2, 1, 28, 28)
     images[:, :, 8:20, 8:20] = torch.rand(2, 1, 12, 12)
     shifted = images.roll((-1, -1), (2, 3))
     turned = images.rot90(1, (2, 3))
-    looks = torch.stack([net(part) for part in (images, shifted, turned)])
-    monkeypatch.setattr(variants, "LOOKS", [(0, 0, 0), (0, 1, 1), (90, 0, 0)])
-    expected = looks.mean(dim=0).log_softmax(dim=1)
-    torch.testing.assert_close(FiveLooks(net)(images), expected, atol=1e-5, rtol=0)
-    assert not torch.allclose(expected, looks[0], atol=1e-3)
+    views = [(0, 0, 0), (0, 1, 1), (90, 0, 0)]
+    logits = torch.stack([net(part) for part in (images, shifted, turned)])
+    expected = logits.mean(dim=0).log_softmax(dim=1)
+    torch.testing.assert_close(Views(net, views)(images), expected, atol=1e-5, rtol=0)
+    assert not torch.allclose(expected, logits[0], atol=1e-3)
 
 
 def test_elastic_pictures_move_smoothly_and_by_the_amount(nb):
