@@ -272,9 +272,9 @@ def test_silu_is_not_surely_better(frame):
     """By the seeds that did not look at it first, which saw a lower loss."""
     runs = report.decision_runs(frame, "recipe", "SiLU")
     runs = runs[runs["variant"].isin(["recipe", "SiLU"])]
-    viewed = runs["seed"].isin(report.CHOSE_SILU)
+    chose = runs["seed"].isin(report.CHOSE_SILU)
     first, others = (
-        compare(part, "recipe").loc["SiLU"] for part in (runs[viewed], runs[~viewed])
+        compare(part, "recipe").loc["SiLU"] for part in (runs[chose], runs[~chose])
     )
     assert first["loss"] < -0.001
     assert others["pairs"] >= 13 and others["loss_low"] < 0 < others["loss_high"]
