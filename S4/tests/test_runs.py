@@ -14,6 +14,7 @@ from filelock import FileLock
 from torch import nn
 
 from S4.notebook_file import NOTEBOOK, load_definitions
+from S4.study import runs as study_runs
 from S4.study.__main__ import as_seeds, main
 from S4.study.contestants import earlier_network
 from S4.study.runs import append_run, read_runs, train_run
@@ -24,6 +25,7 @@ from S4.study.variants import (
     before,
     before_simplifying,
     elastic,
+    hard_pictures,
     identity,
 )
 
@@ -138,6 +140,34 @@ def test_a_run_is_the_notebooks_own(nb, data_dir):
     assert len(run["misread"]) == round(100 * wrong)
     viewed = nb.evaluate(Views(net), *data[1])
     assert run["five_views"] == pytest.approx(viewed, rel=1e-4)
+
+
+def test_hard_pictures_always_stay_and_easy_ones_by_chance():
+    labels = torch.arange(1000) % 2
+    logits = torch.tensor([9.0, 0.0] + 8 * [-9.0])  # it is always sure of a 0
+    kept = {"make_net": nn.Identity, "epochs": 6, "batch_size": 64, "keep": 0.4}
+    recipe, choose = hard_pictures(kept, labels, seed=1)
+    net, shares = recipe["make_net"](), []
+    for epoch in range(1, 7):
+        seen = []
+        for batch in choose(torch.randperm(1000).split(64), f"Epoch {epoch}"):
+            net(logits.log_softmax(dim=0).expand(len(batch), 10))
+            seen += labels[batch].tolist()
+        assert sum(seen) == 500, "hard pictures are missing"
+        shares.append((len(seen) - 500) / 500)
+    assert shares[:1] + shares[3:] == [1, 1, 1, 1]
+    assert 0.3 < shares[1] < 0.5 and 0.3 < shares[2] < 0.5 and shares[1] != shares[2]
+
+
+def test_a_run_leaves_pictures_out_if_its_variant_says_so(data_dir, monkeypatch):
+    titles = []
+
+    def note(recipe, labels, seed):
+        return recipe, lambda batches, title: titles.append(title) or batches
+
+    monkeypatch.setattr(study_runs, "hard_pictures", note)
+    train(VARIANTS["hard pictures"], data_dir)
+    assert titles == ["Epoch 1"]
 
 
 def test_a_loss_that_is_not_finite_is_recorded(data_dir):
