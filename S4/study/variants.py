@@ -27,7 +27,8 @@ class Variant:
     """One change to the notebook's recipe.
 
     `parameters` replace values of the parameters cell; `make_net(nb)` makes the network
-    from the notebook's definitions; `changes` replace other entries of the recipe.
+    from the notebook's definitions; `changes` replace other entries of the recipe, or
+    add `keep` for `hard_pictures`.
     `wrap` makes the augmentation from the notebook's. `group` is the part of the report
     that it belongs to: "recipe", "present" (a change to it as it is), "reference" (as
     it was before it was simplified), "ablation", "rate" (a look at which one is best)
@@ -122,19 +123,20 @@ def before(nb):
 
 
 def hard_pictures(recipe, labels, seed):
-    """Return `recipe`, and a `bar` for `train`: an epoch leaves out easy pictures.
+    """Return `recipe`, changed, and a `bar` for `train` that leaves out easy pictures.
 
-    A picture is easy if its loss, when it was last trained on, was below the mean. From
-    the second epoch on, the share `recipe["keep"]` of these is drawn anew each time;
-    the last three epochs see all pictures. (Qin et al., InfoBatch, 2023, also raise the
-    weight of the easy ones that stay.) Training accuracies are shares of all pictures.
+    This is data pruning, as in InfoBatch (Qin et al., 2023) but without its weights. A
+    picture is easy if its loss, when it was last trained on, was below the mean. In all
+    epochs but the first and the last three, an easy one stays with the probability
+    `recipe["keep"]`; all others stay. In such an epoch, the training loss is that of
+    what stays, the training accuracy counts what is left out as wrong, and the average
+    of the weights is over about two epochs.
     """
     outputs, losses = {}, torch.zeros(len(labels), device=labels.device)
     chance = {"generator": torch.Generator(labels.device).manual_seed(seed)}
 
-    def note(net, inputs, output):
-        if net.training:
-            outputs["last"] = output.detach()
+    def note(net, inputs, log_probabilities):
+        outputs["last"] = log_probabilities.detach()
 
     def make_net():
         net = recipe["make_net"]()
@@ -148,9 +150,11 @@ def hard_pictures(recipe, labels, seed):
             stays = (losses >= losses.mean()) | (draws < recipe["keep"])
             order = order[stays[order]]
         for batch in order.split(recipe["batch_size"]):
-            yield batch
-            said = outputs["last"]
-            losses[batch] = F.nll_loss(said, labels[batch], reduction="none")
+            yield batch  # `train` trains on it before it asks for the next one
+            log_probabilities = outputs["last"]
+            losses[batch] = F.nll_loss(
+                log_probabilities, labels[batch], reduction="none"
+            )
 
     return recipe | {"make_net": make_net}, choose
 
@@ -425,7 +429,7 @@ def shared(nb):
     return net
 
 
-class Blurred(nn.Module):
+class BlurPool(nn.Module):
     """MaxPool in steps of one pixel, then a fixed 3×3 kernel in steps of two.
 
     So a shift by a pixel changes less (Zhang, Making convolutional networks
@@ -443,8 +447,11 @@ class Blurred(nn.Module):
         return F.conv2d(self.pool(maps), self.kernel, **options)
 
 
-class Gate(nn.Module):
-    """Weighs channels by what they hold (Hu et al., Squeeze-and-excitation, 2018)."""
+class SqueezeExcitation(nn.Module):
+    """Scales each channel by a gate computed from all channels' means.
+
+    Hu et al., Squeeze-and-excitation networks, 2018.
+    """
 
     def __init__(self, channels):
         super().__init__()
@@ -456,19 +463,18 @@ class Gate(nn.Module):
         return maps * self.excite(self.squeeze(means).relu()).sigmoid()
 
 
-def drawn(channels, nb):
-    """The best network of the search from wide ranges, with other `channels`."""
-    first, middle, last = channels
+def drawn(nb):
+    """the best network of the search from wide ranges"""
+    first, middle, last = 12, 20, 27
     net = nb.recipe["make_net"]()
     convs = [nn.Conv2d(n, n, 3, padding=1, bias=False) for n in (middle, last)]
     net.block1 = nn.Sequential(nn.Conv2d(1, first, 3), nn.ReLU(inplace=True))
-    pooled = nb.conv3x3(first, first, Blurred(first), padding=0)
+    pooled = nb.conv3x3(first, first, BlurPool(first), padding=0)
     net.transition1 = nn.Sequential(*pooled)
-    net.transition2 = nn.Sequential(Blurred(middle), Gate(middle))
-    layers = nb.conv3x3(first, middle), again(convs[0], middle, 2)
-    net.block2 = nn.Sequential(*layers[0], *layers[1])
-    layers = nb.conv3x3(middle, last), again(convs[1], last, 2)
-    net.block3 = nn.Sequential(*layers[0], *layers[1], Gate(last), net.block3[-1])
+    net.transition2 = nn.Sequential(BlurPool(middle), SqueezeExcitation(middle))
+    net.block2 = nn.Sequential(*nb.conv3x3(first, middle), *again(convs[0], middle, 2))
+    layers = *nb.conv3x3(middle, last), *again(convs[1], last, 2)
+    net.block3 = nn.Sequential(*layers, SqueezeExcitation(last), net.block3[-1])
     net.prediction = nn.Conv2d(last, 10, kernel_size=1)
     silu(net)
     return net
@@ -646,7 +652,7 @@ SEARCHED = {"learning_rate": 0.13, "weight_decay": 1e-5, "dropout": 0.0}
 SEARCHED |= {"max_shear": 5.0}
 DRAWN = {"learning_rate": 0.127, "weight_decay": 7.79e-6, "dropout": 0.0}
 DRAWN |= {"max_rotation": 10.7, "max_shift": 2.54, "max_scale": 0.116}
-DRAWN |= {"max_shear": 4.58, "batch_size": 64}  # exactly those
+DRAWN |= {"max_shear": 4.58, "batch_size": 64}  # that network's own
 
 VARIANTS = {
     "recipe": Variant("as it stands in the notebook", group="recipe"),
@@ -661,16 +667,16 @@ VARIANTS = {
         group="present",
     ),
     "drawn, hard pictures": Variant(
-        "12, 12 | 20 | 27, the best network of the search; hard pictures",
+        f"{drawn.__doc__}, trained as there but for hard pictures and the middle 24×24",
         None,
         DRAWN,
-        functools.partial(drawn, (12, 20, 27)),
+        drawn,
         changes={"keep": 0.4},
         wrap=bend(0.36),
         group="present",
     ),
     "hard pictures": Variant(
-        "after the first epoch, 0.4 of the easy pictures; all in the last three epochs",
+        "most epochs see 0.4 of the easy pictures",
         changes={"keep": 0.4},
         group="present",
     ),
@@ -807,8 +813,9 @@ def identity(recipe):
     """Return a short hash of what a recipe trains, and how, whatever it is called.
 
     It stands for the network as a function (and its `initialisation`, if that is not
-    PyTorch's), its optimizer and schedule, augmentation, averaging, batch size and
-    precision; not for the number of epochs, nor for the version of torch.
+    PyTorch's), its optimizer and schedule, augmentation, averaging, batch size,
+    precision, and the share of easy pictures; not for the number of epochs, nor for the
+    version of torch.
     """
     net, calls = recipe["make_net"]().double().eval(), []
 

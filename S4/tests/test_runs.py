@@ -143,31 +143,54 @@ def test_a_run_is_the_notebooks_own(nb, data_dir):
 
 
 def test_hard_pictures_always_stay_and_easy_ones_by_chance():
+    """The network is sure of a 0 in every picture; from epoch 4 on, of a 1."""
     labels = torch.arange(1000) % 2
-    logits = torch.tensor([9.0, 0.0] + 8 * [-9.0])  # it is always sure of a 0
-    kept = {"make_net": nn.Identity, "epochs": 6, "batch_size": 64, "keep": 0.4}
+    kept = {"make_net": nn.Identity, "epochs": 8, "batch_size": 64, "keep": 0.4}
     recipe, choose = hard_pictures(kept, labels, seed=1)
-    net, shares = recipe["make_net"](), []
-    for epoch in range(1, 7):
-        seen = []
+    net, seen = recipe["make_net"](), [()]
+    for epoch in range(1, 9):
+        logits = torch.full((10,), -9.0)
+        logits[int(epoch > 3)] = 9
+        seen.append(set())
         for batch in choose(torch.randperm(1000).split(64), f"Epoch {epoch}"):
             net(logits.log_softmax(dim=0).expand(len(batch), 10))
-            seen += labels[batch].tolist()
-        assert sum(seen) == 500, "hard pictures are missing"
-        shares.append((len(seen) - 500) / 500)
-    assert shares[:1] + shares[3:] == [1, 1, 1, 1]
-    assert 0.3 < shares[1] < 0.5 and 0.3 < shares[2] < 0.5 and shares[1] != shares[2]
+            seen[-1] |= {*batch.tolist()}
+    assert [len(seen[epoch]) for epoch in (1, 6, 7, 8)] == 4 * [1000]
+    ones = {*range(1, 1000, 2)}
+    assert seen[2] >= ones and seen[3] >= ones and seen[4] >= ones
+    assert seen[5] >= seen[4] - ones  # zeros that were misread the last time
+    by_chance = [seen[2] - ones, seen[3] - ones, seen[4] - ones, seen[5] & ones]
+    assert all(150 < len(some) < 250 for some in by_chance) and seen[2] != seen[3]
 
 
-def test_a_run_leaves_pictures_out_if_its_variant_says_so(data_dir, monkeypatch):
-    titles = []
+def test_hard_pictures_fit_the_notebooks_training(nb, data_dir):
+    data = nb.split_data(data_dir, "validation", 512)
+    recipe = nb.recipe | {"epochs": 5, "batch_size": 64, "keep": 0.0}
+    recipe, choose = hard_pictures(recipe, data[0][1], seed=1)
+    counts = []
+
+    def bar(batches, title):
+        counts.append(0)
+        for batch in choose(batches, title):
+            counts[-1] += len(batch)
+            yield batch
+
+    for _ in nb.train(data[0], (data[1][0][:100], data[1][1][:100]), 1, recipe, bar):
+        pass
+    assert counts[0] == 512 and 0 < counts[1] < 512 and counts[2:] == [512] * 3
+
+
+def test_a_run_leaves_pictures_out_if_its_variant_says_so(nb, data_dir, monkeypatch):
+    given = []
 
     def note(recipe, labels, seed):
-        return recipe, lambda batches, title: titles.append(title) or batches
+        given.extend([labels, seed])
+        return recipe, lambda batches, title: given.append(title) or batches
 
     monkeypatch.setattr(study_runs, "hard_pictures", note)
     train(VARIANTS["hard pictures"], data_dir)
-    assert titles == ["Epoch 1"]
+    labels = nb.split_data(data_dir, "validation", 256)[0][1]
+    assert given[0].equal(labels) and given[1:] == [1, "Epoch 1"]
 
 
 def test_a_loss_that_is_not_finite_is_recorded(data_dir):
