@@ -122,15 +122,18 @@ def before(nb):
     return {"margin": whole_pictures, "make_net": make_net}
 
 
+WHOLE_EPOCHS = 3  # at the end; see `hard_pictures`
+
+
 def hard_pictures(recipe, labels, seed):
     """Return `recipe`, changed, and a `bar` for `train` that leaves out easy pictures.
 
     This is data pruning, as in InfoBatch (Qin et al., 2023) but without its weights. A
     picture is easy if its loss, when it was last trained on, was below the mean. In all
-    epochs but the first and the last three, an easy one stays with the probability
-    `recipe["keep"]`; all others stay. In such an epoch, the training loss is that of
-    what stays, the training accuracy counts what is left out as wrong, and the average
-    of the weights is over about two epochs.
+    epochs but the first and the last `WHOLE_EPOCHS`, an easy one stays with the
+    probability `recipe["keep"]`; all others stay. In such an epoch, the training loss
+    is that of what stays, the training accuracy counts what is left out as wrong, and
+    the average of the weights is over about two epochs.
     """
     outputs, losses = {}, torch.zeros(len(labels), device=labels.device)
     chance = {"generator": torch.Generator(labels.device).manual_seed(seed)}
@@ -145,7 +148,7 @@ def hard_pictures(recipe, labels, seed):
 
     def choose(batches, title):
         order, epoch = torch.cat(batches), int(title.split()[-1])
-        if 1 < epoch <= recipe["epochs"] - 3:
+        if 1 < epoch <= recipe["epochs"] - WHOLE_EPOCHS:
             draws = torch.rand(len(labels), device=labels.device, **chance)
             stays = (losses >= losses.mean()) | (draws < recipe["keep"])
             order = order[stays[order]]
@@ -856,5 +859,5 @@ def identity(recipe):
     if hasattr(net, "initialisation"):
         described.append(net.initialisation)
     if "keep" in recipe:
-        described.append(["hard pictures", recipe["keep"]])
+        described.append(["hard pictures", recipe["keep"], WHOLE_EPOCHS])
     return hashlib.sha256(json.dumps(described, default=spell).encode()).hexdigest()[:8]
