@@ -33,8 +33,8 @@ BROKEN = 99.0  # percent in the end; what ends below has gone badly
 WARNING = 5, 95.0  # a rule of thumb: after so many epochs, less than so many percent
 CHOSE_WARNING = range(101, 105)  # the seeds whose runs it was made from
 CHOSE_RATES = 19, 20, 117, 118  # the seeds that chose among learning rates
-# The seeds that spoke for variants.
-CHOSE = {("SiLU",): (5, 6, 7), ("hard pictures", SEARCHED_BEST): (7, 8, 9, 10)}
+CHOSE = {"SiLU": range(5, 8)}  # the seeds that spoke for variants
+CHOSE |= dict.fromkeys(["hard pictures", SEARCHED_BEST], range(7, 11))
 WIDE_SEED = 121  # of the first trial of each network of the search from wide ranges
 WIDE_CHOICES = {  # what was drawn there, and what the report calls some of it
     "layer": {"conv": "3×3 convolutions", "sep3": "separable convolutions"},
@@ -107,7 +107,7 @@ def present_runs(frame):
     """
     is_one = frame["group"].isin(["recipe", "present"]) & (frame["epochs"] == EPOCHS)
     for name, seeds in CHOSE.items():
-        chose = frame["variant"].isin(name) & frame["seed"].isin(seeds)
+        chose = (frame["variant"] == name) & frame["seed"].isin(seeds)
         is_one &= ~(chose & (frame["split"] == "validation"))
     return frame[is_one]
 

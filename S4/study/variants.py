@@ -28,12 +28,12 @@ class Variant:
 
     `parameters` replace values of the parameters cell; `make_net(nb)` makes the network
     from the notebook's definitions; `changes` replace other entries of the recipe, or
-    add `keep` for `hard_pictures`.
-    `wrap` makes the augmentation from the notebook's. `group` is the part of the report
-    that it belongs to: "recipe", "present" (a change to it as it is), "reference" (as
-    it was before it was simplified), "ablation", "rate" (a look at which one is best)
-    or "far" (changes to the reference), "size", "lean" or "start" (changes to it as it
-    was still earlier, *before*). `consideration` is the choice that is put to the test.
+    add `keep` for `hard_pictures`. `wrap` makes the augmentation from the notebook's.
+    `group` is the part of the report that it belongs to: "recipe", "present" (a change
+    to it as it is), "reference" (as it was before it was simplified), "ablation",
+    "rate" (a look at which one is best) or "far" (changes to the reference), "size",
+    "lean" or "start" (changes to it as it was still earlier, *before*). `consideration`
+    is the choice that is put to the test.
     """
 
     description: str
@@ -471,7 +471,7 @@ def drawn(nb):
     first, middle, last = 12, 20, 27
     net = nb.recipe["make_net"]()
     convs = [nn.Conv2d(n, n, 3, padding=1, bias=False) for n in (middle, last)]
-    net.block1 = nn.Sequential(nn.Conv2d(1, first, 3), nn.ReLU(inplace=True))
+    net.block1 = nn.Sequential(*first_layer(net, first, padding=0))
     pooled = nb.conv3x3(first, first, BlurPool(first), padding=0)
     net.transition1 = nn.Sequential(*pooled)
     net.transition2 = nn.Sequential(BlurPool(middle), SqueezeExcitation(middle))

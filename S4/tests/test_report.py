@@ -303,7 +303,7 @@ def test_silu_is_not_surely_better(frame):
     """By the seeds that did not look at it first, which saw a lower loss."""
     runs = report.decision_runs(frame, "recipe", "SiLU")
     runs = runs[runs["variant"].isin(["recipe", "SiLU"])]
-    chose = runs["seed"].isin(report.CHOSE["SiLU",])
+    chose = runs["seed"].isin(report.CHOSE["SiLU"])
     first, others = (
         compare(part, "recipe").loc["SiLU"] for part in (runs[chose], runs[~chose])
     )
