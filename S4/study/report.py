@@ -182,11 +182,11 @@ def gpu_words(runs):
     is_there = (runs["device"] == alone["device"]) & (runs["variant"] == REFERENCE)
     beside = runs.loc[is_there, "seconds"]
     return (
-        f"Before the recipe was simplified, an {alone['device']} (torch "
-        f"{alone['torch']}) took {alone['seconds']:.0f} s for seed {alone['seed']}, "
-        f"which ended at {alone['rows'][-1]['eval_accuracy']:.2f} %. In the study, "
-        f"with {record['at_once']} runs there at a time and 50,000 images to train on, "
-        f"one took {beside.median():.0f} s (median)."
+        f"An {alone['device']} (torch {alone['torch']}) took {alone['seconds']:.0f} s "
+        f"for seed {alone['seed']}, which ended at "
+        f"{alone['rows'][-1]['eval_accuracy']:.2f} %. In the study, before the recipe "
+        f"was simplified, with {record['at_once']} runs there at a time and 50,000 "
+        f"images to train on, one took {beside.median():.0f} s (median)."
     )
 
 

@@ -193,11 +193,8 @@ def test_notebook_and_readme_quote_the_runs(nb, frame, notebook, readme):
     assert fill(readme, "views", report.views_table(frame)) == readme
     words = report.gpu_words(report.decision_runs(frame))
     assert fill(readme, "gpu", words) == readme
-    # "Before the recipe was simplified": the rate was the peak of a cycle.
-    settings = nb.settings_of(nb.recipe) | {"max_lr": 0.2}
-    del settings["learning_rate"]
     gpu = json.loads((STUDY / "gpu.json").read_text("utf-8"))
-    assert gpu["alone"]["settings"] == settings
+    assert gpu["alone"]["settings"] == nb.settings_of(nb.recipe)
     # README's "whose mean is above 99.40 %".
     smallest = report.full_test_runs(frame, report.SMALLEST)
     assert smallest["accuracy"].mean() > report.TARGET
