@@ -232,6 +232,44 @@ def test_the_committed_runs_are_known(nb):
         assert sum(run["identity"] == earlier for run in runs) >= least
 
 
+def muon_and_net():
+    nb, recipe = VARIANTS["Muon"].load()
+    net = nb.Net(dropout=0)
+    for weight in net.parameters():
+        weight.grad = torch.ones_like(weight)
+    return recipe["make_optimizer"](net, 100), net
+
+
+def test_muons_steps_are_nesterovs_made_orthogonal():
+    """The second step, by hand: the orthogonal matrix is that of singular vectors."""
+    optimizer, net = muon_and_net()
+    kernel = net.block3[0].weight
+    first, second = torch.randn(2, *kernel.shape)
+    for gradient in (first, second):
+        kernel.grad, before = gradient.clone(), kernel.detach().clone()
+        optimizer.step()
+    step = (before - kernel.detach()).flatten(1) / 0.02
+    momentum = second + 0.9 * (second + 0.9 * first)
+    left, _, right = torch.linalg.svd(momentum.flatten(1), full_matrices=False)
+    lengths = (left.T @ step @ right.T).diag()  # along each singular direction
+    assert lengths.min() > 0.65 and lengths.max() < 1.25
+    assert (step - left * lengths @ right).norm() < 1e-3 * step.norm()
+
+
+def test_muon_trains_the_kernels_between_maps_and_sgd_the_rest(nb):
+    optimizer, net = muon_and_net()
+    sgd, muon = optimizer.param_groups
+    convolutions = [m for m in net.modules() if isinstance(m, nn.Conv2d)]
+    kernels = [conv.weight for conv in convolutions[1:-1]]
+    assert [id(w) for w in muon["params"]] == [id(kernel) for kernel in kernels]
+    assert len(sgd["params"]) + len(kernels) == len(list(net.parameters()))
+    before = net.prediction.weight.detach().clone()
+    optimizer.step()
+    gradient = 1 + nb.weight_decay * before
+    moved = before - nb.learning_rate * (1 + 0.9) * gradient
+    torch.testing.assert_close(net.prediction.weight.detach(), moved)
+
+
 def test_views_average_what_the_network_says_of_moved_pictures():
     layers = nn.Flatten(), nn.Linear(784, 10), nn.LogSoftmax(dim=1)
     net = nn.Sequential(*layers)  # sees every pixel
