@@ -524,7 +524,7 @@ def write_report(frame, folder):
         draw_early(decisions, folder / "figures" / "early.png")
     shown = {"frame": frame, "runs": runs, "recipes": recipes, "networks": networks}
     shown |= {"full": full, "sizes": sizes, "published": published}
-    shown |= {"search": search[search["round"] < 4], "wide": wide_search(search)}
+    shown |= {"search": search[search["round"] != 4], "wide": wide_search(search)}
     shown |= {"draws": wide_draws(search), "wide_words": wide_words(search)}
     on_card = search.query("split == 'test' and device == @WIDE_DEVICE")
     seconds = on_card.groupby("parameters")["seconds"].mean()

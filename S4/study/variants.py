@@ -95,6 +95,8 @@ class Muon(optim.SGD):
     @torch.no_grad()
     def step(self):
         for kernel in self.param_groups[1]["params"]:
+            if kernel.grad is None:
+                continue
             momentum = self.state[kernel].setdefault("mean", torch.zeros_like(kernel))
             momentum.mul_(0.9).add_(kernel.grad)
             kernel.grad.copy_(orthogonalize(kernel.grad + 0.9 * momentum))
@@ -881,8 +883,6 @@ def identity(recipe):
         images = torch.sin(torch.arange(2 * 784, dtype=torch.double)) * STD + MEAN
         outputs = net(images.view(2, 1, 28, 28)).flatten().tolist()
     optimizer = recipe["make_optimizer"](net, 50)
-    for weight in net.parameters():
-        weight.grad = torch.zeros_like(weight)  # not every optimizer steps without
     options = "momentum", "nesterov", "betas", "weight_decay"
     for _ in range(50):
         outputs += [group["lr"] for group in optimizer.param_groups]
