@@ -97,14 +97,17 @@ class Muon(optim.SGD):
         for kernel in self.param_groups[1]["params"]:
             if kernel.grad is None:
                 continue
-            momentum = self.state[kernel].setdefault("mean", torch.zeros_like(kernel))
+            momentum = self.state[kernel].setdefault("sum", torch.zeros_like(kernel))
             momentum.mul_(0.9).add_(kernel.grad)
             kernel.grad.copy_(orthogonalize(kernel.grad + 0.9 * momentum))
         super().step()
 
 
 def muon(net, total_steps, rate, sgd_rate, weight_decay):
-    """Muon for the 3×3 kernels between maps, the recipe's SGD for the other weights."""
+    """Muon for the 3×3 kernels between maps, the recipe's SGD for the other weights.
+
+    The kernels have no weight decay: `weight_decay` is that of the others.
+    """
     kernels = [w for w in net.parameters() if w.ndim == 4 and min(w.shape[1:]) > 1]
     others = [w for w in net.parameters() if all(w is not k for k in kernels)]
     sgd = {"momentum": 0.9, "nesterov": True, "weight_decay": weight_decay}
@@ -700,7 +703,7 @@ VARIANTS = {
     "recipe": Variant("as it stands in the notebook", group="recipe"),
     "SiLU": network(silu, group="present"),
     "Muon": Variant(
-        "Muon, rate 0.02, for the 3×3 kernels between maps; SGD for the rest",
+        "Muon, rate 0.02, without weight decay, for the 3×3 kernels between maps",
         changes={"make_optimizer": functools.partial(muon, **MUON)},
         group="present",
     ),
@@ -900,6 +903,8 @@ def identity(recipe):
         augment and spell(augment),
         [recipe["make_average"].__name__, recipe["batch_size"], "float32"],
     ]
+    if others := optimizer.param_groups[1:]:
+        described.append([[group.get(key) for key in options] for group in others])
     margins = [recipe["margin"](epoch, 19) for epoch in range(1, 20)]
     if any(margins):  # runs from before there was one keep their identity
         described.append(margins)

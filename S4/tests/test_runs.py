@@ -233,6 +233,7 @@ def test_the_committed_runs_are_known(nb):
 
 
 def muon_and_net():
+    torch.manual_seed(0)
     nb, recipe = VARIANTS["Muon"].load()
     net = nb.Net(dropout=0)
     for weight in net.parameters():
