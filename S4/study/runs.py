@@ -133,8 +133,8 @@ def local_cluster(workers):
     interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
     options = {"threads_per_worker": 1, "memory_limit": MEMORY_LIMIT // workers}
     # Errors of runs are told by their futures; a worker that ends may lament a closed
-    # connection.
-    options |= {"dashboard_address": None, "silence_logs": logging.CRITICAL}
+    # connection. Another program may hold Dask's usual port for its page: any will do.
+    options |= {"dashboard_address": ":0", "silence_logs": logging.CRITICAL}
     cluster = LocalCluster(n_workers=workers, **options)
     signal.signal(signal.SIGINT, interrupt)
     return cluster

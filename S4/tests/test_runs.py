@@ -1,9 +1,11 @@
 """The study trains on any Dask cluster, and loses nothing."""
 
+import contextlib
 import functools
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -100,11 +102,18 @@ def test_two_variants_on_a_cluster_reached_by_its_address(cluster, results, data
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no process groups to interrupt")
 def test_an_interrupt_says_in_one_line_what_is_kept(results, data_dir):
-    """As Ctrl-C in a terminal: it reaches the workers as well."""
-    studying = study(results, data_dir, "--seeds", "1-50", "--epochs", "1")
-    wait_for_first_run(results, studying)
-    os.killpg(studying.pid, signal.SIGINT)
-    output, errors = studying.communicate(timeout=180)
+    """As Ctrl-C in a terminal: it reaches the workers as well.
+
+    Even where another program holds the port of Dask's page.
+    """
+    with socket.socket() as other:
+        with contextlib.suppress(OSError):  # one does already
+            other.bind(("", 8787))
+            other.listen()
+        studying = study(results, data_dir, "--seeds", "1-50", "--epochs", "1")
+        wait_for_first_run(results, studying)
+        os.killpg(studying.pid, signal.SIGINT)
+        output, errors = studying.communicate(timeout=180)
     assert studying.returncode == 130 and errors == ""
     assert output.splitlines()[-1].startswith("Interrupted. Finished runs are kept in")
     assert read_runs(results)
