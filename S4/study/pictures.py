@@ -301,7 +301,7 @@ def one_digit(rng, images, labels):
 
 
 def measure(nb, net, data_dir, count, first_seed=0):
-    """Return a list of dicts, one for each kind: right, warned and the like, as shares.
+    """Return a list of dicts, one for each kind: how many are right, warned of …
 
     `count` pictures of each kind, with seeds of their own from `first_seed` on.
     """

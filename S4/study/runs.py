@@ -19,7 +19,13 @@ from distributed.system import MEMORY_LIMIT
 from tqdm import tqdm
 
 from ..notebook_file import NOTEBOOK, read_notebook
-from .variants import VARIANTS, Views, hard_pictures, identity
+from .variants import (
+    VARIANTS,
+    Views,
+    augment_less_at_the_end,
+    hard_pictures,
+    identity,
+)
 
 NEEDED = 1.5 * 2**30  # bytes that one training takes, its data included
 KEPT = "train_loss", "train_accuracy", "eval_loss", "eval_accuracy"  # of each epoch
@@ -90,6 +96,8 @@ def train_run(variant, notebook, run, data_dir):
     if nb.device.type == "cuda" and torch.cuda.get_device_capability() >= (8, 0):
         precision += ", convolutions in TF32"  # PyTorch's default, where there is TF32
     options = {}
+    if "late_augmentation" in recipe:
+        recipe = augment_less_at_the_end(recipe)
     if "keep" in recipe:
         recipe, options["bar"] = hard_pictures(recipe, data[0][1], run["seed"])
     try:

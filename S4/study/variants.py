@@ -28,7 +28,8 @@ class Variant:
 
     `parameters` replace values of the parameters cell; `make_net(nb)` makes the network
     from the notebook's definitions; `changes` replace other entries of the recipe, or
-    add `keep` for `hard_pictures`. `wrap` makes the augmentation from the notebook's.
+    add `keep` for `hard_pictures` or `late_augmentation` for `augment_less_at_the_end`.
+    `wrap` makes the augmentation from the notebook's.
     `group` is the part of the report that it belongs to: "recipe", "present" (a change
     to it as it is), "reference" (as it was before it was simplified), "ablation",
     "rate" (a look at which one is best) or "far" (changes to the reference), "size",
@@ -200,6 +201,26 @@ def hard_pictures(recipe, labels, seed):
             )
 
     return recipe | {"make_net": make_net}, choose
+
+
+def augment_less_at_the_end(recipe):
+    """Return `recipe`, changed: whole pictures are augmented less than cropped ones.
+
+    In the epochs without a margin, at the end, the greatest rotation, shift, scale and
+    shear are those of the recipe times `recipe["late_augmentation"]`.
+    """
+    amounts = dict(recipe["augment"].keywords)
+
+    def margin(epoch, epochs):  # `train` asks for it at the start of each epoch
+        found = recipe["margin"](epoch, epochs)
+        share = 1 if found else recipe["late_augmentation"]
+        amounts.update({k: share * v for k, v in recipe["augment"].keywords.items()})
+        return found
+
+    def augment(images, **chance):
+        return recipe["augment"](images, **amounts, **chance)
+
+    return recipe | {"margin": margin, "augment": augment}
 
 
 def no_average(net, steps_per_epoch):
@@ -733,6 +754,11 @@ VARIANTS = {
         changes={"keep": 0.4},
         group="present",
     ),
+    "less augmentation at the end": Variant(
+        "half the augmentation in the epochs that see whole pictures",
+        changes={"late_augmentation": 0.5},
+        group="present",
+    ),
     "before simplifying": Variant(before_simplifying.__doc__, group="reference"),
     "before": Variant(
         "BatchNorm in the first layer; all epochs see whole pictures", group="size"
@@ -867,8 +893,8 @@ def identity(recipe):
 
     It stands for the network as a function (and its `initialisation`, if that is not
     PyTorch's), its optimizer and schedule, augmentation, averaging, batch size,
-    precision, and the share of easy pictures; not for the number of epochs, nor for the
-    version of torch.
+    precision, the share of easy pictures and of late augmentation; not for the number
+    of epochs, nor for the version of torch.
     """
     net, calls = recipe["make_net"]().double().eval(), []
 
@@ -910,6 +936,8 @@ def identity(recipe):
         described.append(margins)
     if hasattr(net, "initialisation"):
         described.append(net.initialisation)
+    if "late_augmentation" in recipe:
+        described.append(["late augmentation", recipe["late_augmentation"]])
     if "keep" in recipe:
         described.append(["hard pictures", recipe["keep"], WHOLE_EPOCHS])
     return hashlib.sha256(json.dumps(described, default=spell).encode()).hexdigest()[:8]

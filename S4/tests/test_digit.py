@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from PIL import Image, ImageDraw, ImageFilter, ImageFont
+from PIL import Image, ImageDraw, ImageFilter, ImageFont, ImageOps
 
 from S4.notebook_file import NOTEBOOK, fill
 from S4.study import pictures
@@ -56,6 +56,41 @@ def test_strokes_are_read_whatever_their_width(nb, net):
         assert reads(nb, net, seven, one, zero) == [7, 1, 0], width
 
 
+def test_small_pictures_may_hold_smaller_digits(nb, net):
+    for size in ((140, 112), (119, 95), (80, 64), (62, 50)):
+        given = [drawn(n, size=50, at=(80, 50)).resize(size) for n in range(10)]
+        assert reads(nb, net, *given) == list(range(10)), size
+
+
+def test_a_small_picture_may_have_a_frame_or_half_a_shadow(nb, net):
+    for size in (28, 60, 100):
+        for digit in range(10):
+            square = drawn(digit, at=(65, 25)).crop((20, 0, 180, 160))
+            framed = ImageOps.expand(square.resize((size - 2, size - 2)), 1, "black")
+            assert reads(nb, net, framed) == [digit], size
+    shade = np.where(np.arange(110) < 50, 0.6, 1)[:, np.newaxis, np.newaxis]
+    for digit in range(10):
+        cell = np.asarray(drawn(digit).resize((110, 88))) / 255
+        assert reads(nb, net, cell * shade[:88]) == [digit]
+
+
+def test_a_hard_shadow_is_no_stroke(nb, net):
+    seven, one, zero = (Image.new("L", (300, 400), 255) for _ in range(3))
+    ImageDraw.Draw(seven).line([(80, 80), (240, 80), (140, 340)], 115, 6)
+    ImageDraw.Draw(one).line([(180, 60), (160, 340)], 115, 6)
+    ImageDraw.Draw(zero).ellipse([90, 60, 230, 340], outline=115, width=6)
+    light = np.where(np.arange(300) < 140, 0.65, 1)
+    given = [np.asarray(pencil) / 255 * light for pencil in (seven, one, zero)]
+    assert reads(nb, net, *given) == [7, 1, 0]
+
+
+def test_a_one_as_tall_as_the_picture_is_no_line(nb, net):
+    one = Image.new("L", (300, 400))
+    ImageDraw.Draw(one).line([(162, 20), (138, 380)], 255, 10)
+    probabilities, doubts, _ = nb.read_digit(one, net)
+    assert probabilities.argmax() == 1 and not doubts
+
+
 def test_the_same_picture_is_the_same_whatever_holds_it(nb, net, tmp_path):
     picture = drawn(2)
     picture.save(tmp_path / "two.png")
@@ -63,6 +98,7 @@ def test_the_same_picture_is_the_same_whatever_holds_it(nb, net, tmp_path):
     kinds = [tmp_path / "two.png", str(tmp_path / "two.png")]
     kinds += [picture.convert("P"), picture.convert("LA"), array, array[..., 0]]
     kinds += [array.astype("float32") / 255, array.astype("uint16") * 257]
+    kinds += [np.asarray(picture.convert("1")).astype("uint8")]  # 0 and 1
     kinds += [array.astype("float32"), Image.fromarray(array[..., 0].astype("float32"))]
     kinds += [drawn(2, paper="black", ink="white"), drawn(2, paper="gold", ink="navy")]
     for ink in (0, 255):  # on transparent paper
@@ -98,7 +134,7 @@ def test_every_kind_of_picture_is_read_and_doubted_as_the_readme_says(
     sums = frame.groupby("group").sum()
     right, warned = sums["right"] / sums["pictures"], sums["warned"] / sums["pictures"]
     assert right["clean"] > 0.98 and right["faulty"] > 0.95 and right["together"] > 0.9
-    assert warned["clean"] < 0.04 and warned["faulty"] < 0.1
+    assert warned["clean"] < 0.04 and max(warned["faulty"], warned["together"]) < 0.1
     assert pictures.sure_and_right(found) > 98
     others = frame.query("group == 'not a digit' and kind != 'a letter'")
     assert (others["warned"] >= 10).all(), others
@@ -151,6 +187,7 @@ def test_an_unsure_answer_names_two_digits(nb):
         (np.zeros((0, 5)), "cannot be read as a picture"),
         (np.zeros((5, 5, 5)), "cannot be read as a picture"),
         (np.full((5, 5), np.nan), "pixels are not numbers"),
+        (np.array([[-np.inf, 1.0]]), "pixels are not numbers"),
         ("none.png", r"none\.png cannot be read as a picture"),
     ],
 )

@@ -287,6 +287,17 @@ def test_the_network_of_the_search_is_as_readme_says(frame):
     assert alone["loss"] > 0 > alone["accuracy"]  # REPORT.md: it costs some
 
 
+def test_less_augmentation_at_the_end_is_no_better_on_the_test_set(frame):
+    runs = report.present_runs(frame).query("split == 'test'").set_index("seed")
+    less = runs[runs["variant"] == "less augmentation at the end"]
+    same = runs[runs["variant"] == "recipe"].loc[less.index]
+    assert sorted(less.index) == list(range(1, 9))  # REPORT.md says so
+    for key in ("loss", "views_loss"):
+        assert less[key].mean() >= same[key].mean()
+    for key in ("accuracy", "views_accuracy"):
+        assert less[key].mean() - same[key].mean() < 0.01
+
+
 def test_the_drawn_network_is_that_of_the_search():
     search = pd.read_json(STUDY / "search.jsonl", lines=True)
     values = search.loc[search["parameters"] == 19_765, "values"].iloc[0]

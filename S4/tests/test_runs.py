@@ -24,6 +24,7 @@ from S4.study.variants import (
     VARIANTS,
     Variant,
     Views,
+    augment_less_at_the_end,
     before,
     before_simplifying,
     elastic,
@@ -132,8 +133,8 @@ def test_a_second_study_is_refused_while_the_first_holds_the_file(results, data_
     assert second.returncode == 1 and not results.exists()
 
 
-def train(variant, data_dir):
-    run = {"seed": 1, "epochs": 1, "split": "validation", "train_limit": 256}
+def train(variant, data_dir, epochs=1):
+    run = {"seed": 1, "epochs": epochs, "split": "validation", "train_limit": 256}
     return train_run(variant, None, run, data_dir)
 
 
@@ -200,6 +201,29 @@ def test_a_run_leaves_pictures_out_if_its_variant_says_so(nb, data_dir, monkeypa
     train(VARIANTS["hard pictures"], data_dir)
     labels = nb.split_data(data_dir, "validation", 256)[0][1]
     assert given[0].equal(labels) and given[1:] == [1, "Epoch 1"]
+
+
+def test_whole_pictures_are_augmented_less_if_the_variant_says_so(nb):
+    recipe = augment_less_at_the_end(nb.recipe | {"late_augmentation": 0.5})
+    pictures = torch.rand(4, 1, 28, 28, generator=torch.Generator().manual_seed(1))
+    halves = {name: value / 2 for name, value in nb.augment.keywords.items()}
+    assert len(halves) == 4
+
+    def augmented(augment, **amounts):
+        return augment(pictures, generator=torch.Generator().manual_seed(2), **amounts)
+
+    for epoch in range(1, 20):
+        assert recipe["margin"](epoch, 19) == nb.margin(epoch, 19)
+        amounts = {} if nb.margin(epoch, 19) else halves
+        assert augmented(recipe["augment"]).equal(augmented(nb.augment, **amounts))
+
+
+def test_a_run_augments_less_at_the_end_if_its_variant_says_so(data_dir):
+    names = "recipe", "less augmentation at the end"
+    same, less = (train(VARIANTS[name], data_dir, epochs=2) for name in names)
+    losses = [run["history"]["train_loss"] for run in (same, less)]
+    first, last = zip(*losses, strict=True)
+    assert first[0] == first[1] and last[0] != last[1]
 
 
 def test_a_loss_that_is_not_finite_is_recorded(data_dir):
