@@ -301,7 +301,7 @@ def one_digit(rng, images, labels):
 
 
 def measure(nb, net, data_dir, count, first_seed=0):
-    """Return a list of dicts, one for each kind: how many are right, warned of …
+    """Return counts, a dict for each kind: pictures, right, warned, right_unwarned.
 
     `count` pictures of each kind, with seeds of their own from `first_seed` on.
     """
